@@ -1,0 +1,1 @@
+"""The home of dxtbx, dials, cctbx and libtbx: foreign models in, tensors out."""

@@ -1,0 +1,1 @@
+"""dials-style commands: docstring, PHIL scope, run()."""

@@ -1,0 +1,1 @@
+"""Image format classes (they delegate) and writers."""

@@ -1,0 +1,1 @@
+"""Kernels: the same sum over samples, written three ways (reference, dense, sparse)."""

@@ -1,0 +1,1 @@
+"""A data set: what is simulated when, and how it is written."""

@@ -1,0 +1,1 @@
+"""Complete set-ups, by name: `preset=NAME`."""
