@@ -1,0 +1,59 @@
+"""Solid angle, polarization and sensor capture of a sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.models import Layers, Panel
+
+
+def solid_angle(panel: Panel, distance: Tensor, point_pixel: bool = False) -> Tensor:
+    """Steradian subtended by a pixel at `distance` [...] mm from the crystal: p_fast p_slow
+    D / R^3, D the distance of the panel's plane. A point pixel: 1/R^2, R in metres, as
+    nanoBragg.c has it (not a solid angle; for parity only)."""
+    if point_pixel:
+        return (distance * 1e-3) ** -2
+    plane = (panel.origin * panel.normal).sum()
+    return panel.pixel_size.prod() * plane / distance**3
+
+
+def polarization(s1_unit: Tensor, s0_unit: Tensor, axis: Tensor, kahn_factor: Tensor) -> Tensor:
+    """Kahn factor of polarization of unit vectors [..., 3]; axis [3]: E vector of the beam.
+
+    (1 + cos^2 2theta - K ((s1.E)^2 - (s1.B)^2))/2, B along axis x s0, E along s0 x B: Kahn et
+    al. (1982), J. Appl. Cryst. 15, 330-337, as nanoBragg.c's `polarization_factor`, without the
+    angle psi, whose gradient is not defined on the beam.
+    """
+    b = torch.linalg.cross(axis.expand_as(s0_unit), s0_unit)
+    b = b / torch.linalg.vector_norm(b, dim=-1, keepdim=True)
+    e = torch.linalg.cross(s0_unit, b)
+    cos_2theta = (s1_unit * s0_unit).sum(-1)
+    along_e, along_b = (s1_unit * e).sum(-1), (s1_unit * b).sum(-1)
+    return (1 + cos_2theta**2 - kahn_factor * (along_e**2 - along_b**2)) / 2
+
+
+def capture_fraction(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tensor:
+    """Fraction of the photons absorbed in a layer; cosine [...]: |s1 . n|; mu [] 1/mm."""
+    rate = mu / cosine
+    return torch.exp(-layers.edges[layer] * rate) - torch.exp(-layers.edges[layer + 1] * rate)
+
+
+def layer_depth(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tensor:
+    """Depth [...] mm along the normal at which a layer is sampled.
+
+    `start` is nanoBragg.c's (half a layer short); `absorption` the mean depth of absorption
+    in the layer, the first moment of exp(-mu z/cosine): spots then shift as in reality even
+    where there are few layers.
+    """
+    top, bottom = layers.edges[layer], layers.edges[layer + 1]
+    thickness = bottom - top
+    if layers.sampling == "start":
+        return top.expand_as(cosine)
+    if layers.sampling == "midpoint":
+        return (top + thickness / 2).expand_as(cosine)
+    x = thickness * mu / cosine
+    small = x < 1e-3
+    safe = torch.where(small, torch.ones_like(x), x)
+    share = torch.where(small, 0.5 - x / 12, 1 / safe - 1 / torch.expm1(safe))
+    return top + thickness * share

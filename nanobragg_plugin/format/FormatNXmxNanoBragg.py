@@ -1,0 +1,103 @@
+"""The image format class of the NXmx files this program writes.
+
+Pixels are read as the stock FormatNXmx reads them; the models come, exact, from our own group.
+dxtbx asks `understand` of every file a user opens, so nothing heavy may be imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import h5py
+import numpy as np
+from dxtbx import flumpy
+from dxtbx.format.FormatNXmx import FormatNXmx
+
+from nanobragg_plugin.format.nxmx_models import find_group, read_group
+
+
+class FormatNXmxNanoBragg(FormatNXmx):
+    """NXmx written by nanobragg.simulate."""
+
+    _models = None
+
+    @staticmethod
+    def understand(image_file):
+        """Whether the file has our group; False, never an exception, for anything else."""
+        try:
+            with h5py.File(image_file, "r") as handle:
+                return find_group(handle) is not None
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+            return False
+
+    def _start(self):
+        super()._start()
+        with h5py.File(self._image_file, "r", swmr=True) as handle:
+            self._models, self._provenance = read_group(handle, self._image_file)
+            self._num_images = handle["/entry/data/data"].shape[0]
+            if self._static_mask is None:
+                self._static_mask = _cut_mask(handle["/entry/instrument/detector"])
+        self._detector_model = self._models.detector
+        self._goniometer_model = self._models.goniometer
+        scan = self._models.scan
+        # images that do not turn are stills, each an experiment of its own
+        self._scan_model = None if scan is None or scan.is_still() else scan
+
+    def _beam(self, index=None):
+        # the stock _start asks for a beam before ours is read
+        return super()._beam(index) if self._models is None else self._models.beam
+
+    def get_crystal(self):
+        """The crystal that was simulated, or None."""
+        return self._models.crystal
+
+    def get_models(self):
+        """All that was simulated: an Experiment without images."""
+        return self._models
+
+    def get_provenance(self):
+        """How the file was made, as a dictionary."""
+        return self._provenance
+
+    @classmethod
+    def get_imageset(cls, filenames, *args, **kwargs):
+        """As FormatMultiImage has it, for image numbers that do not begin at 1.
+
+        To load an .expt dxtbx asks for the frames ``range(*scan.get_array_range())``, as if image
+        1 were the first of the file. Ours may begin at any number, with the first frame.
+        """
+        scan, frames = kwargs.get("scan"), kwargs.get("single_file_indices")
+        if scan is not None and frames is not None and kwargs.get("check_format", True):
+            name = filenames if isinstance(filenames, str) else filenames[0]
+            kwargs["single_file_indices"] = _frames_of_file(name, list(frames))
+        return super().get_imageset(filenames, *args, **kwargs)
+
+
+def _frames_of_file(path, frames: list[int]) -> list[int]:
+    """Frames counted from image 1 as frames counted from the first image of the file."""
+    with h5py.File(path, "r", swmr=True) as handle:
+        scan = read_group(handle, path)[0].scan
+    if scan is None:
+        return frames
+    first, end = scan.get_array_range()
+    if first <= min(frames) and max(frames) < end:
+        return [frame - first for frame in frames]
+    return frames
+
+
+def _cut_mask(detector: h5py.Group):
+    """The mask of panels of unequal widths, which stock dxtbx 3.11 cannot cut out of a frame."""
+    if "pixel_mask_1" not in detector:
+        return None
+    frame = detector["pixel_mask_1"][()]
+    masks = []
+    for name in sorted(n for n in detector if n.startswith("module_")):
+        (slow, fast), (slows, fasts) = detector[name]["data_origin"], detector[name]["data_size"]
+        cut = frame[slow : slow + slows, fast : fast + fasts]
+        masks.append(flumpy.from_numpy(np.ascontiguousarray(cut == 0)))
+    return tuple(masks)
+
+
+if __name__ == "__main__":
+    for arg in sys.argv[1:]:
+        print(FormatNXmxNanoBragg.understand(arg))

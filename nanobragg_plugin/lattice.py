@@ -1,0 +1,77 @@
+"""F_latt: the Fourier transform of a domain of Na x Nb x Nc cells, by crystal shape.
+
+All shapes take delta [..., 3], the distance from the nearest reciprocal lattice point in
+units of a*, b*, c* (h - h0 ...), and are periodic: for a whole number of cells this equals the
+formulae of nanoBragg.c, which use h itself, but for the sign of `square` (see `square_sign`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, ROUND_SCALE, TOPHAT_RADIUS_SQR
+
+
+def grating(delta: Tensor, n: Tensor) -> Tensor:
+    """sin(pi N delta)/sin(pi delta), N on the peak, its gradient finite there
+    (nanoBragg.c, `sincg`)."""
+    x = math.pi * delta
+    peak = (x * n).abs() < 1e-4
+    safe = torch.where(peak, torch.full_like(x, 0.5), x)
+    ratio = torch.sin(safe * n) / torch.sin(safe)
+    return torch.where(peak, n * (1 - (n * n - 1) * x * x / 6), ratio)
+
+
+def square_sign(h0: Tensor, n: Tensor) -> Tensor:
+    """The sign that sin(pi N h)/sin(pi h) has beside its periodic form: (-1)^((N-1) h0)."""
+    return torch.cos(math.pi * torch.remainder((n - 1) * h0, 2)).round()
+
+
+def sphere(x_sqr: Tensor) -> Tensor:
+    """3 (sin x/x - cos x)/x^2 of x^2: the transform of a sphere (nanoBragg.c, `sinc3`)."""
+    small = x_sqr < 0.09
+    safe = torch.where(small, torch.ones_like(x_sqr), x_sqr)
+    x = safe.sqrt()
+    exact = 3 * (torch.sin(x) / x - torch.cos(x)) / safe
+    # below x = 0.3 the difference cancels; the series' first neglected term is under 1e-16
+    series = torch.ones_like(x_sqr)
+    for ratio in (130, 88, 54, 28, 10):  # of successive coefficients: 2k (2k + 3)
+        series = 1 - series * x_sqr / ratio
+    return torch.where(small, series, exact)
+
+
+def lattice_factor(
+    delta: tuple[Tensor, Tensor, Tensor],
+    ncells: Tensor,
+    xtal_shape: str,
+    fudge: Tensor,
+    metric: Tensor,
+) -> Tensor:
+    """F_latt of a batch of samples.
+
+    delta: three tensors [...]; ncells [3]; fudge []; metric [3, 3]: A^T A in 1/Angstrom^2,
+    used by the `_star` shapes only. Source: nanoBragg.c, the shapes' block in its inner loop;
+    gauss and tophat as simtbx has them, round in hkl (DESIGN section 4).
+    """
+    dh, dk, dl = delta
+    na, nb, nc = ncells.unbind(-1)
+    if xtal_shape == "square":
+        return grating(dh, na) * grating(dk, nb) * grating(dl, nc)
+    n3 = na * nb * nc
+    if xtal_shape.endswith("_star"):
+        g = metric
+        radius_sqr = (
+            dh * (dh * g[0, 0] + 2 * (dk * g[0, 1] + dl * g[0, 2]))
+            + dk * (dk * g[1, 1] + 2 * dl * g[1, 2])
+            + dl * dl * g[2, 2]
+        ) * (n3 * n3 * fudge)
+    else:
+        radius_sqr = ((dh * na) ** 2 + (dk * nb) ** 2 + (dl * nc) ** 2) * fudge
+    if xtal_shape == "round":
+        return ROUND_SCALE * n3 * sphere(math.pi**2 * radius_sqr)
+    if xtal_shape.startswith("gauss"):
+        return n3 * torch.exp(-radius_sqr / GAUSS_WIDTH_SQR)
+    return n3 * (radius_sqr < TOPHAT_RADIUS_SQR).to(radius_sqr.dtype)
