@@ -40,7 +40,8 @@ def objective(setup: Setup, values: dict[str, Tensor], scale: float = 1.0) -> Te
 
 
 def agrees_with_differences(setup: Setup, name: str, eps: float = 1e-6, rtol: float = 1e-5) -> bool:
-    """torch's gradcheck (central differences, float64) of one parameter."""
+    """torch's gradcheck (central differences, float64) of one parameter: measured worst 6e-6 of
+    a component (of the cell, a small one), else 3e-6, mostly 1e-8."""
     values = parameters(setup)
     if name == "amplitudes":  # of the 729, those that this image sees
         leaf = values[name].clone().requires_grad_()
@@ -77,16 +78,15 @@ def test_gradcheck_of_every_parameter(name):
 )
 def test_gradcheck_of_the_other_shapes(xtal_shape, name):
     setup = replace(EVERYTHING, xtal_shape=xtal_shape, layers=0, options={})
-    # differences of 1e-6 degrees are the noisiest; measured worst 3e-6
-    assert agrees_with_differences(setup, name, rtol=3e-5)
+    assert agrees_with_differences(setup, name)
 
 
 @pytest.mark.parametrize("mosaic_frame", ("crystal", "lab"))
 def test_gradcheck_of_the_cap(mosaic_frame):
     """The cap's angle is rounded to single precision as in nanoBragg.c: differences need a
-    wide step, and are good to 1e-4."""
+    wide step; measured 2.4e-6."""
     setup = replace(EVERYTHING, distribution="cap", mosaic_frame=mosaic_frame)
-    assert agrees_with_differences(setup, "spread", eps=1e-4, rtol=1e-3)
+    assert agrees_with_differences(setup, "spread", eps=1e-4, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", ("cell", "misorientation", "axis_tilt", "beam_tilt", "wavelength"))

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +36,15 @@ DOMAINS = 8
 FINE = Choice(width_deg=0.06, cell_edges=(50.0, 85.0), pixels=(620, 540), pixel_size=(0.04, 0.05))
 MOSAIC_SPREAD = torch.tensor(np.radians(0.02))
 DOMAIN_SIZE = 2100.0  # Angstrom
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches are small here: a second thread that has to be waited for costs more than it does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,7 @@ def check(name: str, spots: Spots) -> None:
     )
     # only the broad ones near the axis do not fit into their windows
     assert fair.sum() >= 20 and fair.mean() > 0.8
-    # measured over 14 seeds: WORST
+    # worst of 28 random experiments: 0.016 pixel, 0.061 image (0.019 if static)
     assert (np.median(off, 0) < 0.1).all()
     assert (off < 0.1).all()
 
@@ -176,10 +186,10 @@ def test_centroids_simple(seed: int, varying: bool) -> None:
 
 def test_centroids_in_a_sensor() -> None:
     """Layers against ParallaxCorrectedPxMmStrategy, in a sensor that absorbs all (mu t = 6)."""
-    experiment = random_experiment(2, replace(FINE, varying=True, thickness=2.0, mu=3.0))
+    experiment = random_experiment(2, replace(FINE, varying=True, thickness=1.0, mu=6.0))
     spots = select(experiment, dmin=2.2, dmax=8.0)
     simulated(2, experiment, spots, layers=4)
-    check("sensor of 2 mm, mu 3/mm", spots)
+    check("sensor of 1 mm, mu 6/mm", spots)
 
 
 def test_centroids_in_a_thin_sensor() -> None:
@@ -187,7 +197,7 @@ def test_centroids_in_a_thin_sensor() -> None:
 
     dxtbx's parallax (`attenuation_length`) is the integral of z mu exp(-mu z) over the path in
     the sensor, not divided by the part that is absorbed, 1 - exp(-mu t/cos): in a thin sensor its
-    prediction falls short, by WORST pixel here. So it is divided by that part here.
+    prediction falls short, by up to 0.25 pixel (0.01 mm) here. So it is divided by that part.
     """
     thickness, mu = 0.32, 3.0
     experiment = random_experiment(2, replace(FINE, thickness=thickness, mu=mu))
