@@ -171,9 +171,7 @@ def experiment(case: Case):
     width = case.number("osc", 0.0)
     goniometer = scan = None
     if width:
-        goniometer = GoniometerFactory.make_goniometer(
-            tuple(spindle), (1, 0, 0, 0, 1, 0, 0, 0, 1)
-        )
+        goniometer = GoniometerFactory.make_goniometer(tuple(spindle), (1, 0, 0, 0, 1, 0, 0, 0, 1))
         scan = ScanFactory.make_scan((1, 1), [1.0], (case.number("phi", 0.0), width), {0: 0.0})
     a_matrix, _ = reciprocal_matrix(case, wavelength)
     a, b, c = np.linalg.inv(a_matrix)

@@ -25,7 +25,9 @@ def experiment_from_phil(params: Any) -> Experiment:
         )
     experiment = Experiment()
     experiment.beam = _made("beam", BeamFactory.from_phil, params)
-    experiment.detector = _made("detector", DetectorFactory.from_phil, params, None, experiment.beam)
+    experiment.detector = _made(
+        "detector", DetectorFactory.from_phil, params, None, experiment.beam
+    )
     set_mu(experiment.detector, experiment.beam)
     experiment.goniometer = _made("goniometer", GoniometerFactory.from_phil, params)
     experiment.scan = _made("scan", ScanFactory.from_phil, params)
@@ -100,7 +102,9 @@ def _real_space(params: Any) -> matrix.sqr:
     try:
         cell = uctbx.unit_cell(params.unit_cell)
     except RuntimeError as error:
-        raise Sorry(f"geometry.crystal.unit_cell={params.unit_cell} is no cell ({error})") from error
+        raise Sorry(
+            f"geometry.crystal.unit_cell={params.unit_cell} is no cell ({error})"
+        ) from error
     turn = matrix.identity(3)
     axes = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     for axis, angle in zip(axes, params.misset_deg or (0, 0, 0)):

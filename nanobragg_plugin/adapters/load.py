@@ -65,9 +65,7 @@ def select_images(experiment: Experiment, image_range: Sequence[int] | None) -> 
         beam.reset_scan_points()
         beam.set_s0_at_scan_points(points)
     if goniometer is not None and checks.scan_points(goniometer):
-        settings = [
-            goniometer.get_setting_rotation_at_scan_point(i) for i in range(beginning, end)
-        ]
+        settings = [goniometer.get_setting_rotation_at_scan_point(i) for i in range(beginning, end)]
         goniometer.reset_scan_points()
         goniometer.set_setting_rotation_at_scan_points(settings)
     sliced.imageset = experiment.imageset

@@ -59,18 +59,18 @@ def run(args: list[str] | None = None) -> None:
 
 def parse(args: list[str]) -> tuple:
     """Extracted parameters, options, experiments of the list, and what was modified."""
-    scope, usage = phil_scope, dict(usage=USAGE, epilog=__doc__)
+    scope = phil_scope
     name = arguments.preset_of(args, scope)
     if name not in (None, "help"):
         scope = adapt.with_preset(scope, name)
     arguments.check_readable(args)
-    parser = ArgumentParser(phil=scope, read_experiments=True, check_format=False, **usage)
+    parser = ArgumentParser(
+        phil=scope, usage=USAGE, epilog=__doc__, read_experiments=True, check_format=False
+    )
     params, options, unhandled = parser.parse_args(
         args=args, show_diff_phil=False, return_unhandled=True
     )
     arguments.take_files(unhandled, params)
-    working = scope.format(params)
-    working.phil_text = None
     listed = flatten_experiments(params.input.experiments)
     return params, options, listed, parser.diff_phil.as_str().strip()
 

@@ -84,8 +84,10 @@ def _draw_rings(axes: Any, detector: Any, beam: Any, view: np.ndarray, single: b
         points = np.array([_hit(detector, ray, view, single) for ray in rays])
         axes.plot(points[:, 0], points[:, 1], color="tab:blue", lw=0.6, alpha=0.7)
         seen = points[
-            (points[:, 0] > min(limits[0])) & (points[:, 0] < max(limits[0]))
-            & (points[:, 1] > min(limits[1])) & (points[:, 1] < max(limits[1]))
+            (points[:, 0] > min(limits[0]))
+            & (points[:, 0] < max(limits[0]))
+            & (points[:, 1] > min(limits[1]))
+            & (points[:, 1] < max(limits[1]))
         ]
         if len(seen):
             axes.annotate(f"{d:g} Å", seen[len(seen) // 8], color="tab:blue", fontsize=8)
