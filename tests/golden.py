@@ -63,12 +63,16 @@ class Case:
         return self.images["float_image"]
 
 
+def listed() -> list[dict]:
+    """`cases.json`."""
+    return json.loads((GOLDEN / "cases.json").read_text())
+
+
 def cases() -> list[Case]:
     """Every case that dxtbx models describe."""
-    listed = json.loads((GOLDEN / "cases.json").read_text())
     return [
         Case(entry["name"], parse(entry["args"]), entry["modes"])
-        for entry in listed
+        for entry in listed()
         if entry["name"] not in LATER
     ]
 
@@ -99,6 +103,15 @@ def xyz_rotation(degrees) -> np.ndarray:
     """nanoBragg.c's `rotate`: about x, then y, then z."""
     rx, ry, rz = (axis_rotation(e, math.radians(d)) for e, d in zip(np.eye(3), degrees))
     return rz @ ry @ rx
+
+
+def mask(case: Case) -> list[np.ndarray] | None:
+    """The pixels of -mask: bool [slow, fast], True where its image is not 0."""
+    if "mask" not in case.flags:
+        return None
+    raw = (GOLDEN / case.flags["mask"][0]).read_bytes()[512:]
+    n_fast, n_slow = image_size(case)
+    return [np.frombuffer(raw, "<u2").reshape(n_slow, n_fast) != 0]
 
 
 def image_size(case: Case) -> tuple[int, int]:

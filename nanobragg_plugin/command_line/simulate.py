@@ -21,16 +21,16 @@ import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps it
 
 import logging
 import sys
-from pathlib import Path
 
 import torch
-from dials.util import Sorry, log, show_mail_handle_errors
+from dials.util import log, show_mail_handle_errors
 from dials.util.options import ArgumentParser, flatten_experiments
 from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import geometry_phil, load, params as adapt
+from nanobragg_plugin.adapters import geometry_phil, load
+from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import arguments, experiments, outputs, preview, provenance, sweep
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.simulate")
