@@ -156,7 +156,7 @@ class SimulationOptions:
     point_pixel: bool = False
     phi_carryover_mode: str = "spec"
     precision: str = "mixed"
-    batch_steps: int = 1 << 17
+    batch_steps: int = 1 << 15
 
     def __post_init__(self) -> None:
         if self.phi_carryover_mode not in ("spec", "c-parity"):

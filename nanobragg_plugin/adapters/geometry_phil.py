@@ -1,19 +1,31 @@
-"""Experiments from PHIL: dxtbx's own parameters, and the crystal's."""
+"""Experiments from PHIL: dxtbx's own parameters, and the crystal's.
+
+dxtbx's factories do the work. They change what they are given, models and parameters alike, so
+they get copies; a model that several experiments share is changed once and stays shared. What
+they accept and do not do (the beam's flux and transmission, the names of axes) is done here.
+"""
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cctbx import sgtbx, uctbx
 from cctbx.eltbx import attenuation_coefficient
-from dxtbx.model import Crystal, Experiment
+from dials.array_family import flex
+from dxtbx.model import Experiment
 from dxtbx.model.beam import BeamFactory
 from dxtbx.model.detector import DetectorFactory
 from dxtbx.model.goniometer import GoniometerFactory
 from dxtbx.model.scan import ScanFactory
 from libtbx.utils import Sorry
-from scitbx import matrix
+
+from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters.crystal_phil import crystal_from_phil
+from nanobragg_plugin.adapters.phil_values import positive
+
+#: More images than any scan has: a slip of the pen, which would fill the memory.
+MAX_IMAGES = 1_000_000
 
 
 def experiment_from_phil(params: Any) -> Experiment:
@@ -24,97 +36,182 @@ def experiment_from_phil(params: Any) -> Experiment:
             "(preset=help lists them), or a detector (geometry.detector.panel.image_size= ...)"
         )
     experiment = Experiment()
-    experiment.beam = _made("beam", BeamFactory.from_phil, params)
-    experiment.detector = _made(
-        "detector", DetectorFactory.from_phil, params, None, experiment.beam
-    )
-    set_mu(experiment.detector, experiment.beam)
-    experiment.goniometer = _made("goniometer", GoniometerFactory.from_phil, params)
-    experiment.scan = _made("scan", ScanFactory.from_phil, params)
-    if experiment.scan is not None:
+    override([experiment], params)
+    if params.scan.batch_offset is None and experiment.scan is not None:
         # as dxtbx does for its own sequences: the file's first image is array index 0
-        experiment.scan.set_batch_offset(
-            params.scan.batch_offset or experiment.scan.get_array_range()[0]
-        )
-    experiment.crystal = crystal_from_phil(params.crystal)
+        experiment.scan.set_batch_offset(experiment.scan.get_array_range()[0])
     return experiment
 
 
-def override(experiment: Experiment, params: Any) -> None:
-    """Change an experiment's models in place by what the `geometry` scope gives."""
-    experiment.beam = _made("beam", BeamFactory.from_phil, params, experiment.beam)
-    experiment.detector = _made(
-        "detector", DetectorFactory.from_phil, params, experiment.detector, experiment.beam
-    )
-    set_mu(experiment.detector, experiment.beam)
-    if experiment.goniometer is not None or params.goniometer.axis or params.goniometer.axes:
-        experiment.goniometer = _made(
-            "goniometer", GoniometerFactory.from_phil, params, experiment.goniometer
-        )
-    if experiment.scan is not None or params.scan.image_range or params.scan.oscillation:
-        experiment.scan = _made("scan", ScanFactory.from_phil, params, experiment.scan)
-    if any((params.crystal.unit_cell, params.crystal.A_matrix)):
-        experiment.crystal = crystal_from_phil(params.crystal)
+def override(experiments: Sequence[Experiment], params: Any) -> None:
+    """Change the models of experiments, or make those they lack, by what the `geometry` scope
+    gives; `Sorry` where it does not describe a model, or a model is still missing."""
+    made: dict[tuple[str, int], Any] = {}
+
+    def change(experiment: Experiment, name: str, by: Callable[[Any], Any]) -> None:
+        before = getattr(experiment, name)
+        key = (name, id(experiment if before is None else before))
+        if key not in made:
+            made[key] = (before, by(before))  # `before` is kept, so that its id stays its own
+        setattr(experiment, name, made[key][1])
+
+    given = {
+        name: _given(getattr(params, name))
+        for name in ("beam", "detector", "goniometer", "scan", "crystal")
+    }
+    for experiment in experiments:
+        if given["beam"]:
+            change(experiment, "beam", lambda model: _beam(params, model))
+        beam = experiment.beam
+        if given["detector"] and beam is not None:
+            change(experiment, "detector", lambda model, beam=beam: _detector(params, model, beam))
+        if given["goniometer"]:
+            change(experiment, "goniometer", lambda model: _goniometer(params, model))
+        if given["scan"]:
+            change(experiment, "scan", lambda model: _scan(params, model))
+        if given["crystal"]:
+            change(experiment, "crystal", lambda model: crystal_from_phil(params.crystal, model))
+        checks.check_experiment(experiment)
+        materials = {panel.id for panel in params.detector.panel if panel.material}
+        everything = params.beam.wavelength is not None
+        for number, panel in enumerate(experiment.detector):
+            set_mu(panel, number, beam, everything or number in materials)
 
 
-def set_mu(detector: Any, beam: Any) -> None:
-    """Give panels that have a material and a thickness, but no mu, the material's mu at the
-    beam's wavelength (NIST's tables in cctbx), 1/mm."""
-    for number, panel in enumerate(detector):
-        if panel.get_thickness() > 0 and panel.get_material() and panel.get_mu() <= 0:
-            try:
-                table = attenuation_coefficient.get_table(panel.get_material())
-            except RuntimeError as error:
-                raise Sorry(
-                    f"the material {panel.get_material()!r} of panel {number} is unknown: use an "
-                    "element or compound such as Si or CdTe, or thickness=0"
-                ) from error
-            panel.set_mu(table.mu_at_angstrom(beam.get_wavelength()) / 10)
-
-
-def crystal_from_phil(params: Any) -> Crystal:
-    """The crystal of the `geometry.crystal` scope."""
-    group = "P1" if params.space_group is None else params.space_group
+def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> None:
+    """Give a panel that has a material and a thickness, but no mu (or any mu, with `anew`), the
+    material's mu at the beam's wavelength (NIST's tables in cctbx), 1/mm."""
+    if not (panel.get_thickness() > 0 and panel.get_material()):
+        return
+    if panel.get_mu() != 0 and not anew:
+        return
+    if hasattr(beam, "get_wavelength_range"):
+        return  # a polychromatic beam, which is refused later
+    wavelength = checks.positive(beam.get_wavelength(), "the wavelength of the beam, Angstrom,")
     try:
-        space_group = sgtbx.space_group_info(group).group()
-    except RuntimeError as error:
-        raise Sorry(f"geometry.crystal.space_group={group} is no space group") from error
-    if params.A_matrix is not None:
-        a_matrix = matrix.sqr(params.A_matrix)
-        if not all(map(math.isfinite, a_matrix)) or abs(a_matrix.determinant()) < 1e-20:
-            raise Sorry(f"geometry.crystal.A_matrix={params.A_matrix} is not a reciprocal basis")
-        real = a_matrix.inverse()
-    elif params.unit_cell is None:
-        raise Sorry("there is no crystal: give geometry.crystal.unit_cell, or an experiment list")
-    else:
-        real = _real_space(params)
-    crystal = Crystal(real.elems[0:3], real.elems[3:6], real.elems[6:9], space_group=space_group)
-    if not space_group.is_compatible_unit_cell(crystal.get_unit_cell()):
+        table = attenuation_coefficient.get_table(panel.get_material())
+        panel.set_mu(table.mu_at_angstrom(float(wavelength)) / 10)
+    except (RuntimeError, LookupError, ValueError) as error:
         raise Sorry(
-            f"the cell {crystal.get_unit_cell()} does not have the symmetry of "
-            f"{space_group.info()}: mend geometry.crystal.unit_cell or space_group"
-        )
-    return crystal
-
-
-def _real_space(params: Any) -> matrix.sqr:
-    """Rows a, b, c of a cell that is turned about x, then y, then z."""
-    try:
-        cell = uctbx.unit_cell(params.unit_cell)
-    except RuntimeError as error:
-        raise Sorry(
-            f"geometry.crystal.unit_cell={params.unit_cell} is no cell ({error})"
+            f"the absorption of {panel.get_material()!r}, the material of panel {number}, is not "
+            f"known at {float(wavelength):g} Angstrom ({error}): use an element or compound "
+            "such as Si or CdTe, or thickness=0"
         ) from error
-    turn = matrix.identity(3)
-    axes = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-    for axis, angle in zip(axes, params.misset_deg or (0, 0, 0)):
-        turn = matrix.col(axis).axis_and_angle_as_r3_rotation_matrix(angle, deg=True) * turn
-    return (turn * matrix.sqr(cell.orthogonalization_matrix())).transpose()
+
+
+def _beam(params: Any, model: Any) -> Any:
+    params = copy.deepcopy(params)
+    if params.beam.wavelength is not None:
+        positive(params.beam.wavelength, "geometry.beam.wavelength")
+    for name in ("direction", "polarization_normal"):
+        if getattr(params.beam, name) is not None and not any(getattr(params.beam, name)):
+            raise Sorry(f"geometry.beam.{name}=0,0,0 is no direction")
+    model = _made("beam", BeamFactory.from_phil, params, copy.deepcopy(model))
+    if params.beam.flux is not None:
+        model.set_flux(params.beam.flux)
+    if params.beam.transmission is not None:
+        model.set_transmission(params.beam.transmission)
+    return model
+
+
+def _detector(params: Any, model: Any, beam: Any) -> Any:
+    params = copy.deepcopy(params)
+    detector = params.detector
+    detector.panel = _merged(detector.panel, lambda panel: panel.id)
+    groups = [group for group in detector.hierarchy.group if group.id is not None]
+    detector.hierarchy.group = _merged(groups, lambda group: tuple(group.id))
+    if model is not None:
+        for panel in detector.panel:
+            if not 0 <= panel.id < len(model):
+                raise Sorry(
+                    f"geometry.detector.panel.id={panel.id}: the detector has {len(model)} "
+                    "panels, counted from 0"
+                )
+        if not _given(detector.panel):
+            detector.panel = []  # or dxtbx makes panel 0's parallax correction anew
+    for panel in detector.panel:
+        for name in ("gain", "pixel_size", "image_size"):
+            if getattr(panel, name) is not None:
+                positive(getattr(panel, name), f"panel {panel.id}: geometry.detector.panel.{name}")
+    return _made("detector", DetectorFactory.from_phil, params, copy.deepcopy(model), beam)
+
+
+def _goniometer(params: Any, model: Any) -> Any:
+    params = copy.deepcopy(params)
+    given = params.goniometer
+    if given.axes is not None and len(given.axes) == 3 and given.axis is None:
+        given.axis, given.axes = given.axes, None
+    several = hasattr(model, "get_axes") or (model is None and given.axes is not None)
+    if several and given.names is not None:
+        given.names = flex.std_string(given.names.replace(",", " ").split())
+    if several and given.angles is not None:
+        given.angles = flex.double(given.angles)
+    if not several and given.scan_axis is not None:
+        raise Sorry("geometry.goniometer.scan_axis is for a goniometer of several axes (axes=...)")
+    for name in ("axis", "axes"):
+        values = getattr(given, name) or ()
+        triples = zip(*[iter(values)] * 3)
+        if any(not any(triple) for triple in triples):
+            raise Sorry(f"geometry.goniometer.{name}: (0, 0, 0) is no direction")
+    changed = _made("goniometer", GoniometerFactory.from_phil, params, copy.deepcopy(model))
+    if changed is None:
+        raise Sorry("there is no goniometer to change: give geometry.goniometer.axis or axes")
+    return changed
+
+
+def _scan(params: Any, model: Any) -> Any:
+    params = copy.deepcopy(params)
+    first, last = params.scan.image_range or (1, 1)
+    if last < first or last - first >= MAX_IMAGES:
+        raise Sorry(
+            f"geometry.scan.image_range={first},{last}: give the first and the last image, at "
+            f"most {MAX_IMAGES} in all"
+        )
+    scan = _made("scan", ScanFactory.from_phil, params, copy.deepcopy(model))
+    if scan is None:
+        raise Sorry(
+            "there is no scan to change: give geometry.scan.image_range and "
+            "geometry.scan.oscillation"
+        )
+    return scan
+
+
+def _given(scope: Any) -> bool:
+    """Whether anything is set in an extracted scope, all of whose defaults are None or False, and
+    0 of a panel's number."""
+    if isinstance(scope, (list, tuple)):
+        return any(map(_given, scope))
+    if not hasattr(scope, "__phil_path__"):
+        return scope is not None and scope is not False
+    values = {name: value for name, value in vars(scope).items() if not name.startswith("_")}
+    number = values.pop("id", 0)
+    return number not in (None, 0) or any(map(_given, values.values()))
+
+
+def _merged(scopes: list[Any], key: Callable[[Any], Any]) -> list[Any]:
+    """Extracted scopes of the same key as one, in which later values override earlier ones:
+    `panel.gain=2 panel.pedestal=9` is one panel, and refines a preset's."""
+    merged: dict[Any, Any] = {}
+    for scope in scopes:
+        into = merged.setdefault(key(scope), scope)
+        for name, value in vars(scope).items():
+            if not name.startswith("_") and value not in (None, [], [None]):
+                setattr(into, name, value)
+    return list(merged.values())
 
 
 def _made(what: str, factory: Any, *args: Any) -> Any:
     """A dxtbx factory's model; what it refuses is a `Sorry`."""
     try:
         return factory(*args)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise Sorry(f"geometry.{what} does not describe a {what}: {error}") from error
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        ZeroDivisionError,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Sorry(f"geometry.{what} does not describe a {what}: {reason}") from error

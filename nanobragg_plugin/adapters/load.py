@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
+import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +19,79 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks
 
+logger = logging.getLogger("dials.nanobragg_plugin.adapters.load")
+
+MODELS = ("beam", "detector", "goniometer", "scan", "crystal")
+#: What an image set names files for that a simulated image set takes over.
+LOOKUPS = ("mask", "gain", "pedestal")
+
 
 def sweeps(experiments: ExperimentList) -> list[Experiment]:
-    """The experiments, each a sweep or still of its own; `Sorry` where several crystals share
-    one image set."""
-    seen: dict[tuple, int] = {}
+    """The experiments, each a sweep or still of its own, with models of their own that are shared
+    as they were; `Sorry` where several crystals share images."""
+    _refuse_shared_images(experiments)
+    copies: dict[int, tuple[Any, Any]] = {}
+
+    def copied(model: Any) -> Any:
+        # the original is kept beside its copy, so that its id stays its own
+        return copies.setdefault(id(model), (model, copy.deepcopy(model)))[1]
+
+    result = []
     for number, experiment in enumerate(experiments):
-        if experiment.imageset is not None:
-            key: tuple = ("imageset", id(experiment.imageset))
-            key += () if experiment.scan is None else experiment.scan.get_image_range()
-        elif experiment.scan is not None:
-            key = ("models", *map(id, (experiment.scan, experiment.detector, experiment.beam)))
-        else:
-            key = ("still", number)
-        if key in seen:
-            raise Sorry(
-                f"experiments {seen[key]} and {number} of the list are crystals of the same "
-                "images: only one crystal in an image can be simulated; choose one, for example "
-                "with dials.split_experiments"
-            )
-        seen[key] = number
-    return [copy.copy(experiment) for experiment in experiments]
+        single = copy.copy(experiment)
+        for name in MODELS:
+            model = getattr(experiment, name)
+            key = None if model is None else _nan_of(model.to_dict())
+            if key is not None:
+                raise Sorry(
+                    f"the {name} of experiment {number} has a NaN in {key}; mend the "
+                    "experiment file"
+                )
+            setattr(single, name, copied(model))
+        result.append(single)
+    return result
+
+
+def _nan_of(values: Any, key: str = "it") -> str | None:
+    """The name of the first entry of a model's dictionary that is not a number, or None."""
+    if isinstance(values, float):
+        return key if math.isnan(values) else None
+    if isinstance(values, dict):
+        found = (_nan_of(value, name) for name, value in values.items())
+    elif isinstance(values, (list, tuple)):
+        found = (_nan_of(value, key) for value in values)
+    else:
+        return None
+    return next((name for name in found if name is not None), None)
+
+
+def _refuse_shared_images(experiments: ExperimentList) -> None:
+    """`Sorry` where two experiments have an image in common."""
+    seen: dict[tuple, list[tuple[int, int, int]]] = {}
+    for number, experiment in enumerate(experiments):
+        key = _images_of(experiment)
+        if key is None:
+            continue
+        scan = experiment.scan
+        first, last = (1, 1) if scan is None else scan.get_image_range()
+        for other, other_first, other_last in seen.setdefault(key, []):
+            if first <= other_last and other_first <= last:
+                raise Sorry(
+                    f"experiments {other} and {number} of the list are crystals of the same "
+                    "images: only one crystal in an image can be simulated; choose one, for "
+                    "example with dials.split_experiments"
+                )
+        seen[key].append((number, first, last))
+
+
+def _images_of(experiment: Experiment) -> tuple | None:
+    """What tells one sweep's or still's images from another's; None where nothing does."""
+    imageset = experiment.imageset
+    if imageset is not None:
+        return ("files", *imageset.paths(), *imageset.indices())
+    if experiment.scan is not None:
+        return ("models", *(id(getattr(experiment, name)) for name in ("scan", "detector", "beam")))
+    return None
 
 
 def select_images(experiment: Experiment, image_range: Sequence[int] | None) -> Experiment:
@@ -55,51 +110,130 @@ def select_images(experiment: Experiment, image_range: Sequence[int] | None) -> 
         )
     single = copy.copy(experiment)
     single.imageset = None  # its images need not exist
-    offset = experiment.scan.get_batch_offset()
     sliced = slice_experiments(ExperimentList([single]), [(first, last)])[0]
-    sliced.scan.set_batch_offset(offset)
-    beginning, end = first - low, last - low + 2
-    beam, goniometer = sliced.beam, sliced.goniometer
+    sliced.scan.set_batch_offset(experiment.scan.get_batch_offset())
+    points = slice(first - low, last - low + 2)
+    beam, goniometer = experiment.beam, experiment.goniometer
+    # what does not vary stays the model that other sweeps may share
+    sliced.detector = experiment.detector
+    if not checks.scan_points(experiment.crystal):
+        sliced.crystal = experiment.crystal
+    sliced.beam = beam
     if checks.scan_points(beam):
-        points = [beam.get_s0_at_scan_point(i) for i in range(beginning, end)]
-        beam.reset_scan_points()
-        beam.set_s0_at_scan_points(points)
+        sliced.beam = copy.deepcopy(beam)
+        sliced.beam.reset_scan_points()
+        sliced.beam.set_s0_at_scan_points(list(beam.get_s0_at_scan_points())[points])
+    sliced.goniometer = goniometer
     if goniometer is not None and checks.scan_points(goniometer):
-        settings = [goniometer.get_setting_rotation_at_scan_point(i) for i in range(beginning, end)]
-        goniometer.reset_scan_points()
-        goniometer.set_setting_rotation_at_scan_points(settings)
+        sliced.goniometer = copy.deepcopy(goniometer)
+        sliced.goniometer.reset_scan_points()
+        settings = list(goniometer.get_setting_rotation_at_scan_points())[points]
+        sliced.goniometer.set_setting_rotation_at_scan_points(settings)
     sliced.imageset = experiment.imageset
     return sliced
 
 
-def static_mask(experiment: Experiment) -> list[np.ndarray] | None:
-    """The mask that an experiment list names for its image set: bool [slow, fast] a panel,
-    True where good."""
+@dataclass(frozen=True)
+class Lookup:
+    """What an experiment list names files for, an array [slow, fast] a panel, or None: mask bool,
+    True where good; gain and pedestal, which DIALS takes in place of the panels' own."""
+
+    mask: list[np.ndarray] | None = None
+    gain: list[np.ndarray] | None = None
+    pedestal: list[np.ndarray] | None = None
+
+
+def lookup(experiment: Experiment) -> Lookup:
+    """The mask, gain and pedestal that an experiment list names for its image set."""
     if experiment.imageset is None:
+        return Lookup()
+    theirs = experiment.imageset.external_lookup
+    for name in ("dx", "dy"):
+        if getattr(theirs, name).filename:
+            logger.warning(
+                "The pixel offsets %s are not simulated, nor named in the output",
+                getattr(theirs, name).filename,
+            )
+    shapes = [tuple(reversed(panel.get_image_size())) for panel in experiment.detector]
+    return Lookup(**{name: _array_of(theirs, name, shapes) for name in LOOKUPS})
+
+
+def lookup_files(experiment: Experiment) -> list[str]:
+    """The files that `lookup` reads."""
+    if experiment.imageset is None:
+        return []
+    theirs = experiment.imageset.external_lookup
+    names = [getattr(theirs, name).filename for name in LOOKUPS]
+    return [name for name in names if name]
+
+
+def _array_of(theirs: Any, what: str, shapes: list[tuple[int, int]]) -> list[np.ndarray] | None:
+    """Arrays [slow, fast] of a mask, gain or pedestal; `Sorry` where they do not fit."""
+    entry = getattr(theirs, what)
+    if not entry.data.empty():
+        arrays = [tile.data().as_numpy_array() for tile in entry.data]
+    elif entry.filename:
+        kind = "bool" if what == "mask" else "double"
+        arrays = _unpickled(entry.filename, what, lambda file: _Unpickler(file, kind).load())
+    else:
         return None
-    lookup = experiment.imageset.external_lookup.mask
-    if not lookup.data.empty():
-        return [tile.data().as_numpy_array() for tile in lookup.data]
-    if not lookup.filename:
-        return None
+    if [array.shape for array in arrays] != shapes:
+        raise Sorry(
+            f"the {what} {entry.filename} has {_sizes([array.shape for array in arrays])} pixels "
+            f"(slow x fast of each panel), the detector {_sizes(shapes)}: give the experiment "
+            f"list a {what} made for this detector"
+        )
+    for array in arrays if what != "mask" else ():
+        if not np.isfinite(array).all() or (what == "gain" and array.min() <= 0):
+            raise Sorry(f"the {what} {entry.filename} holds values that are no {what}; mend it")
+    return arrays
+
+
+def _sizes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes[:4]) + ", ..." * (
+        len(shapes) > 4
+    )
+
+
+def _unpickled(name: str, what: str, load: Callable[[io.BytesIO], Any]) -> list[np.ndarray]:
+    """The arrays of a pickle: one, or a tuple of one a panel."""
+    mend = "give the experiment list another, or none"
     try:
-        data = Path(lookup.filename).read_bytes()
-        masks = _MaskUnpickler(io.BytesIO(data)).load()
-        masks = (masks,) if hasattr(masks, "as_numpy_array") else tuple(masks)
-        return [mask.as_numpy_array().astype(bool) for mask in masks]
+        data = Path(name).read_bytes()
     except OSError as error:
         raise Sorry(
-            f"the mask {lookup.filename} that the experiment list names cannot be read: "
-            f"{error.strerror}"
+            f"the {what} {name} that the experiment list names cannot be read: "
+            f"{error.strerror}; {mend}"
         ) from error
-    except (pickle.UnpicklingError, AttributeError, EOFError, TypeError, ValueError) as error:
-        raise Sorry(f"{lookup.filename} is not a mask as DIALS writes it ({error})") from error
+    try:
+        arrays = load(io.BytesIO(data))
+        arrays = (arrays,) if hasattr(arrays, "as_numpy_array") else tuple(arrays)
+        return [array.as_numpy_array() for array in arrays]
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # all that pickle says of bytes that are none
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Sorry(f"{name} is not a {what} as DIALS writes it ({reason}); {mend}") from error
 
 
-class _MaskUnpickler(pickle.Unpickler):
-    """Reads DIALS's masks, tuples of flex.bool, and nothing else that a pickle can hold."""
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays of DIALS, tuples of flex of one kind, and nothing else that a pickle can
+    hold: what an experiment list names may come from strangers."""
+
+    def __init__(self, file: io.BytesIO, kind: str) -> None:
+        super().__init__(file, encoding="bytes")
+        self._allowed = (kind, "grid")
 
     def find_class(self, module: str, name: str) -> Any:
-        if name in ("bool", "grid") and module.endswith("array_family_flex_ext"):
+        if name in self._allowed and module.endswith("array_family_flex_ext"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")

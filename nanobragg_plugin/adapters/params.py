@@ -16,6 +16,8 @@ from libtbx.utils import Sorry
 from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import checks, miller, models
+from nanobragg_plugin.adapters.fluence import fluence_of_images
+from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.cell import edges, volume
 from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Experiment, Exposure, Layers, SimulationOptions
@@ -24,6 +26,9 @@ from nanobragg_plugin.structure_factors import StructureFactors
 SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "noise", "output")
 #: Domains that are simulated where there is a spread and no number is given.
 MOSAIC_DOMAINS = 16
+#: Steps of a pixel, and of one of its samples (phi x domains, which are in memory together), above
+#: which a run would not end: a slip of the pen.
+MAX_STEPS, MAX_SIMULTANEOUS = 10**9, 10**7
 
 
 def master_scope() -> Any:
@@ -36,7 +41,8 @@ def with_preset(scope: Any, name: str) -> Any:
     """The scope with a preset's values for its defaults."""
     presets = phil_files.presets()
     if name not in presets:
-        raise Sorry(f"there is no preset {name!r}: choose from {', '.join(presets)}")
+        known = ", ".join(presets) or "none, there are no presets"
+        raise Sorry(f"there is no preset {name!r}: choose from {known}")
     return scope.fetch(parse(presets[name]))
 
 
@@ -87,6 +93,12 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     mask: a bool array [slow, fast] a panel, True where good, or None.
     """
     checks.check_experiment(dxtbx_experiment)
+    for scope, name in (
+        (params.structure_factors, "d_min"),
+        (params.structure_factors.model, "wavelength"),
+    ):
+        if getattr(scope, name) is not None:
+            positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
     fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment)
     beam = models.beam(dxtbx_experiment.beam, 1.0, device)
@@ -120,6 +132,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         fluences,
         (fluence_note, crystal_note, str(summary), _sampling_note(options, phisteps, experiment)),
     )
+    _check_size(result)
     _check_carryover(result)
     return result
 
@@ -128,57 +141,12 @@ def torch_device(name: str) -> torch.device:
     """The torch device of that name; `Sorry` where there is none."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise Sorry(
             f"compute.device={name} cannot be used here ({str(error).splitlines()[0]}); try cpu"
         ) from error
     return device
-
-
-def fluence_of_images(beam_params: Any, experiment: Any) -> tuple[tuple[float, ...], str]:
-    """photons/m^2 of every image, and where the figure came from."""
-    n_images = 1 if experiment.scan is None else experiment.scan.get_num_images()
-    if beam_params.fluence is not None:
-        fluence = float(checks.positive(beam_params.fluence, "beam.fluence"))
-        return (fluence,) * n_images, f"Fluence: {fluence:.4g} photons/m^2 an image, as given"
-    flux, flux_from = beam_params.flux, "beam.flux"
-    if flux is None:
-        flux, flux_from = experiment.beam.get_flux(), "the beam model"
-    times, times_from = [beam_params.exposure_s] * n_images, "beam.exposure_s"
-    if beam_params.exposure_s is None:
-        times, times_from = exposure_times(experiment.scan, n_images), "the scan"
-    missing = [
-        name
-        for name, value in (
-            ("the flux, photons/s (beam.flux; the beam model's is 0)", flux),
-            ("the exposure time, s (beam.exposure_s; the scan has none)", min(times)),
-            ("the beam's size, mm (beam.beamsize_mm)", beam_params.beamsize_mm),
-        )
-        if not value
-    ]
-    if missing:
-        raise Sorry(
-            "how many photons arrive is not known: give beam.fluence (photons/m^2), or "
-            + " and ".join(missing)
-        )
-    checks.positive(flux, f"the flux, photons/s, of {flux_from}")
-    checks.positive(times, f"the exposure time, s, of {times_from}")
-    sizes = checks.positive(beam_params.beamsize_mm, "beam.beamsize_mm").tolist()
-    area = sizes[0] * sizes[-1] * 1e-6
-    fluences = tuple(flux * time / area for time in times)
-    return fluences, (
-        f"Fluence: {fluences[0]:.4g} photons/m^2 an image = {flux:.4g} photons/s ({flux_from}) x "
-        f"{times[0]:.4g} s ({times_from}) / ({sizes[0]:g} x {sizes[-1]:g} mm^2)"
-    )
-
-
-def exposure_times(scan: Any, n_images: int) -> list[float]:
-    """s of every image, 0 where the scan does not say."""
-    if scan is None:
-        return [0.0] * n_images
-    times = [float(t) for t in scan.get_exposure_times()]
-    return times if len(times) == n_images else [0.0] * n_images
 
 
 def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> tuple[Any, str]:
@@ -205,7 +173,12 @@ def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> t
         umats = mosaic.mosaic_umats(radians, domains, params.mosaic.distribution, seed)
     spot_scale, how = spot_scale_of(params, beam_params, ncells, float(volume(a_matrix)))
     options = models.CrystalOptions(
-        ncells, params.xtal_shape, params.fudge, spot_scale, umats, params.mosaic.frame
+        ncells,
+        params.xtal_shape,
+        positive(params.fudge, "crystal.fudge"),
+        spot_scale,
+        umats,
+        params.mosaic.frame,
     )
     note = (
         f"Crystal: {params.xtal_shape} domains of {' x '.join(f'{n:g}' for n in ncells)} cells, "
@@ -219,13 +192,15 @@ def spot_scale_of(
     params: Any, beam_params: Any, ncells: list[float], cell_volume: float
 ) -> tuple[float, str]:
     """Domains in the beam, and where the figure came from."""
+    if params.size_mm is not None:
+        positive(params.size_mm, "crystal.size_mm")
     if params.spot_scale is not None:
-        return float(checks.positive(params.spot_scale, "crystal.spot_scale")), "as given"
+        return positive(params.spot_scale, "crystal.spot_scale"), "as given"
     if params.size_mm is None:
         return 1.0, "a single domain: no crystal.size_mm"
-    size = checks.positive(params.size_mm, "crystal.size_mm").tolist()
+    size = list(params.size_mm)
     if beam_params.beamsize_mm:
-        beam_size = beam_params.beamsize_mm
+        beam_size = positive(beam_params.beamsize_mm, "beam.beamsize_mm")
         size[:2] = [min(size[0], beam_size[0]), min(size[1], beam_size[-1])]
     domain = math.prod(ncells) * cell_volume  # Angstrom^3; 1 mm is 1e7 Angstrom
     scale = math.prod(size) * 1e21 / domain
@@ -234,19 +209,32 @@ def spot_scale_of(
 
 def phisteps_of(params: Any, experiment: Experiment, scan: Any) -> int:
     """phi steps of an image; 1 of a still."""
+    given, step = params.sampling.phisteps, params.sampling.phistep_deg
     if not checks.is_rotation(scan):
+        if given not in (Auto, 1) or step is not None:
+            raise Sorry(
+                "sampling.phisteps and sampling.phistep_deg are for images that turn: a still has "
+                "one phi; leave them away"
+            )
         return 1
-    if params.sampling.phisteps is not Auto:
-        return params.sampling.phisteps
     width = scan.get_oscillation()[1] / RTD
-    if params.sampling.phistep_deg is not None:
-        return max(1, math.ceil(abs(width / (params.sampling.phistep_deg / RTD)) - 1e-9))
+    if step is not None and step * width <= 0:
+        raise Sorry(
+            f"sampling.phistep_deg={step:g}: it must go the way of the scan, whose images are "
+            f"{width * RTD:g} degrees"
+        )
+    if given is not Auto:
+        return given
+    if step is not None:
+        return max(1, math.ceil(width / (step / RTD) - 1e-9))
     return sampling.auto_phisteps(experiment, params.crystal.mosaic.spread_deg / RTD, width)
 
 
 def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
     """How to sample."""
     given = params.sampling
+    if given.thickstep_mm is not None:
+        positive(given.thickstep_mm, "sampling.thickstep_mm")
     layers: list[Layers | None] = [
         sampling.sensor_layers(
             panel,
@@ -271,6 +259,21 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
         precision=params.compute.precision,
         batch_steps=params.compute.batch_steps,
     )
+
+
+def _check_size(made: Plan) -> None:
+    """`Sorry` for so many steps that a run would neither end nor fit into memory."""
+    together = made.phisteps * len(made.experiment.crystal.umats)
+    layers = max(len(layers.edges) - 1 if layers else 1 for layers in made.options.layers)
+    steps = made.options.oversample**2 * layers * together
+    if steps > MAX_STEPS or together > MAX_SIMULTANEOUS:
+        raise Sorry(
+            f"every pixel would take {steps:.3g} steps: {made.options.oversample} x "
+            f"{made.options.oversample} sub-pixels, {layers} sensor layers, {made.phisteps} phi "
+            f"steps, {len(made.experiment.crystal.umats)} mosaic domains; give less of them "
+            "(sampling.oversample, sampling.phisteps ...), or a smaller domain "
+            "(crystal.Ncells_abc), which needs less sub-pixels"
+        )
 
 
 def _sampling_note(options: SimulationOptions, phisteps: int, experiment: Experiment) -> str:

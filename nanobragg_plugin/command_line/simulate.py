@@ -23,15 +23,24 @@ import logging
 import sys
 
 import torch
-from dials.util import log, show_mail_handle_errors
-from dials.util.options import ArgumentParser, flatten_experiments
+from dials.util import Sorry, log, show_mail_handle_errors
+from dials.util.options import ArgumentParser
 from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
-from nanobragg_plugin.run import arguments, experiments, outputs, preview, provenance, sweep
+from nanobragg_plugin.adapters.phil_values import check_values
+from nanobragg_plugin.run import (
+    arguments,
+    experiments,
+    messages,
+    outputs,
+    preview,
+    provenance,
+    sweep,
+)
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.simulate")
 
@@ -42,12 +51,16 @@ USAGE = "nanobragg.simulate [options] [models.expt] [F.mtz] [parameters.phil] [n
 @show_mail_handle_errors()
 def run(args: list[str] | None = None) -> None:
     """The command."""
-    args = sys.argv[1:] if args is None else list(args)
+    with messages.clear(), messages.stoppable():
+        _run(sys.argv[1:] if args is None else list(args))
+
+
+def _run(args: list[str]) -> None:
     params, options, listed, diff_phil = parse(args)
     if params.preset == "help":
         print("Presets:\n  " + "\n  ".join(phil_files.presets()))
         return
-    outputs.check_writable(params.output.log, overwrite=True)
+    outputs.check_log(params.output.log, arguments.inputs_of(params, listed))
     log.config(verbosity=options.verbose, logfile=params.output.log)
     logger.info("nanobragg.simulate %s, torch %s", nanobragg_plugin.__version__, torch.__version__)
     if diff_phil:
@@ -59,57 +72,79 @@ def run(args: list[str] | None = None) -> None:
 
 def parse(args: list[str]) -> tuple:
     """Extracted parameters, options, experiments of the list, and what was modified."""
-    scope = phil_scope
-    name = arguments.preset_of(args, scope)
+    scope, args = phil_scope, arguments.plain(args)
+    name = arguments.preset_of(args)
     if name not in (None, "help"):
         scope = adapt.with_preset(scope, name)
-    arguments.check_readable(args)
     parser = ArgumentParser(
         phil=scope, usage=USAGE, epilog=__doc__, read_experiments=True, check_format=False
     )
-    params, options, unhandled = parser.parse_args(
-        args=args, show_diff_phil=False, return_unhandled=True
-    )
-    arguments.take_files(unhandled, params)
-    listed = flatten_experiments(params.input.experiments)
-    return params, options, listed, parser.diff_phil.as_str().strip()
+    with messages.of_phil():
+        params, options, unhandled = parser.parse_args(
+            args=args, show_diff_phil=False, return_unhandled=True
+        )
+    listed = arguments.experiments_of(params)
+    if params.preset != name:
+        raise Sorry(f"preset={params.preset}: give it by its full name, preset=..., or in a file")
+    if name and len(listed):  # a preset's models would override those of the list
+        params.geometry = geometry_of(args)
+    arguments.check_readable(unhandled)
+    arguments.take_files(unhandled, params, scope)
+    check_values(scope, params)
+    modified = parser.system_phil.fetch_diff(parser.system_phil.format(params))
+    return params, options, listed, modified.as_str().strip()
+
+
+def geometry_of(args: list[str]):
+    """The geometry that arguments and PHIL files give, without a preset's."""
+    parser = ArgumentParser(phil=phil_scope, read_experiments=True, check_format=False)
+    return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0].geometry
 
 
 def simulate(params, listed) -> None:
     """Simulate what the parameters and the experiment list say."""
     if len(listed):
         sources = load.sweeps(listed)
-        for source in sources:
-            geometry_phil.override(source, params.geometry)
+        geometry_phil.override(sources, params.geometry)
     else:
         sources = [geometry_phil.experiment_from_phil(params.geometry)]
     files = outputs.Outputs.of(params.output, len(sources))
-    files.check(params.output.overwrite)
-    plans = []
-    for source in sources:
+    inputs = arguments.inputs_of(params, sources)
+    files.check(params.output.overwrite, params.output.log, inputs)
+    plans, detections = [], []
+    for number, source in enumerate(sources):
+        lookup = load.lookup(source)
         chosen = load.select_images(source, params.sampling.image_range)
-        plans.append(adapt.plan(params, chosen, load.static_mask(source)))
+        plans.append(adapt.plan(params, chosen, lookup.mask))
+        detections.append(sweep.Detection.of(params, number, lookup))
         logger.info("\n".join(plans[-1].notes))
     text = phil_scope.format(params).as_str()
     seeds = {"noise": params.noise.seed, "mosaic": params.crystal.mosaic.seed}
-    record = provenance.provenance(text, arguments.inputs_of(params), seeds)
-    detection = sweep.Detection(params.noise.poisson, params.noise.seed, params.background.level)
-    written, total = [], sum(plan.n_images for plan in plans)
-    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        for plan, source, path in zip(plans, sources, files.images):
-            first = sweep.run_sweep(
-                plan, path, detection, record, params.output.compression, bar.update
-            )
-            written.append(experiments.output_experiment(source, plan.dxtbx_experiment, path))
-            logger.info("Wrote %d images to %s", plan.n_images, path)
-            if params.output.preview and len(written) == 1:
-                drawn = sweep.readout(plan, 0, first, detection)
-                model = plan.dxtbx_experiment
-                preview.write_preview(files.preview, drawn, model.detector, model.beam)
-                logger.info("Wrote a picture of the first image to %s", files.preview)
+    record = provenance.provenance(text, inputs, seeds)
+    first = simulate_sweeps(plans, detections, files, record, params.output.compression)
+    written = []
+    for source, plan, path in zip(sources, plans, files.images):
+        written += experiments.output_experiments(source, plan.dxtbx_experiment, path)
+    if files.preview:
+        model = plans[0].dxtbx_experiment
+        preview.write_preview(files.preview, first, model.detector, model.beam)
+        logger.info("Wrote a picture of the first image to %s", files.preview)
     provenance.write_json(files.provenance, record)
     experiments.write_experiments(files.experiments, written)
     logger.info("Wrote the experiment list to %s", files.experiments)
+
+
+def simulate_sweeps(plans, detections, files, record, compression) -> list:
+    """Write the images of all sweeps; the pixel values of the very first."""
+    firsts, total = [], sum(plan.n_images for plan in plans)
+    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
+    with files.staged() as paths, bar:
+        for plan, path, detection in zip(plans, paths, detections):
+            first = sweep.run_sweep(plan, path, detection, record, compression, bar.update)
+            firsts = firsts or first
+    for plan, path in zip(plans, files.images):
+        logger.info("Wrote %d images to %s", plan.n_images, path)
+    return firsts
 
 
 if __name__ == "__main__":

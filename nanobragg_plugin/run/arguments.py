@@ -5,26 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dials.util.options import flatten_experiments
+from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.phil import parse
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import load
 
-def preset_of(args: list[str], scope: Any) -> str | None:
+#: The names of PHIL files, as DIALS' parser has them.
+PHIL_FILES = (".phil", ".param", ".params", ".eff", ".def")
+
+
+def plain(args: list[str]) -> list[str]:
+    """The arguments, an experiment list in PHIL's way (input.experiments=FILE) by its name alone,
+    so that one message says what is wrong with it."""
+    return [
+        arg.split("=", 1)[1].strip("\"'") if arg.startswith("input.experiments=") else arg
+        for arg in args
+    ]
+
+
+def preset_of(args: list[str]) -> str | None:
     """The preset that arguments or PHIL files ask for, the last one if there are several."""
     found = None
     for arg in args:
         if arg.startswith("preset="):
-            found = arg.split("=", 1)[1].strip("\"'")
-        elif arg.endswith((".phil", ".eff", ".def", ".params")) and Path(arg).is_file():
-            text = Path(arg).read_text(encoding="utf-8", errors="replace")
-            try:
-                given = [d for d in parse(text).objects if d.name == "preset"]
-            except RuntimeError as error:
-                raise Sorry(f"{arg} is not a PHIL file: {error}") from error
+            found = arg.split("=", 1)[1].strip().strip("\"'")
+        elif arg.endswith(PHIL_FILES) and Path(arg).is_file():
+            given = [d for d in _phil_file(arg).objects if d.name == "preset" and d.is_definition]
             if given:
-                found = given[-1].extract()
-                found = found[0].value if isinstance(found, list) else found
-    return None if found in (None, "None") else found
+                found = " ".join(word.value for word in given[-1].words)
+    return None if found in (None, "None", "") else found
+
+
+def _phil_file(name: str) -> Any:
+    """A PHIL file, parsed; `Sorry` for what is none."""
+    try:
+        return parse(Path(name).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise Sorry(f"{name} is not a PHIL file: it is not text") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).replace("input line", "line").split())
+        raise Sorry(f"{name} is not a PHIL file: {reason}") from error
 
 
 def check_readable(args: list[str]) -> None:
@@ -33,11 +55,11 @@ def check_readable(args: list[str]) -> None:
         if arg.startswith("-") or "=" in arg:
             continue
         path = Path(arg)
-        if not path.exists():
-            raise Sorry(f"there is no file {arg}")
-        if path.is_dir():
-            raise Sorry(f"{arg} is a folder; name the files in it")
         try:
+            if not path.exists():
+                raise Sorry(f"there is no file {arg}")
+            if path.is_dir():
+                raise Sorry(f"{arg} is a folder; name the files in it")
             with path.open("rb") as handle:
                 if not handle.read(1):
                     raise Sorry(f"{arg} is empty")
@@ -45,26 +67,66 @@ def check_readable(args: list[str]) -> None:
             raise Sorry(f"{arg} cannot be read: {error.strerror}") from error
 
 
-def take_files(unhandled: list[str], params: Any) -> None:
+def take_files(unhandled: list[str], params: Any, scope: Any) -> None:
     """A file that is neither experiment list nor PHIL holds the structure factors; `Sorry` for
     anything else."""
     for arg in unhandled:
-        if "=" in arg:
-            raise Sorry(
-                f"the parameter {arg!r} is unknown or its value is not of its type: "
-                "nanobragg.simulate -c -e 2 lists them all"
-            )
-        if arg.endswith(".expt"):
-            raise Sorry(f"{arg} is not an experiment list that dxtbx can read")
         if arg.startswith("-"):
             raise Sorry(f"the option {arg} is unknown: nanobragg.simulate -h lists them")
+        if "=" in arg:
+            _refuse_assignment(arg, scope)
+        if arg.endswith(PHIL_FILES):
+            raise Sorry(f"{arg} is not a PHIL file")
+        if arg.endswith((".expt", ".json")):
+            _refuse_experiments(arg)
         given = params.structure_factors.file
         if given:
             raise Sorry(f"structure factors are given twice, as {given} and as {arg}; choose one")
         params.structure_factors.file = arg
 
 
-def inputs_of(params: Any) -> list[str]:
-    """Files whose checksums belong in the provenance."""
+def _refuse_assignment(arg: str, scope: Any) -> None:
+    """Say what is wrong with name=value."""
+    try:
+        scope.command_line_argument_interpreter().process_arg(arg)
+        reason = "is not understood"
+    except (Sorry, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if reason.startswith("Unknown"):
+            reason = "is unknown"
+    raise Sorry(f"the parameter {arg!r}: {reason}; nanobragg.simulate -c -e 2 lists them all")
+
+
+def _refuse_experiments(name: str) -> None:
+    """Say why a file is not an experiment list."""
+    reason = "it is of another kind"
+    try:
+        ExperimentListFactory.from_json_file(name, check_format=False)
+    # whatever a file of arbitrary JSON makes dxtbx stumble over
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise Sorry(f"{name} is not an experiment list that dxtbx can read: {reason[:300]}")
+
+
+def experiments_of(params: Any) -> Any:
+    """The experiments of all lists that were given, as one list."""
+    try:
+        listed = flatten_experiments(params.input.experiments)
+    except RuntimeError as error:
+        raise Sorry(
+            f"the experiment lists do not go together ({error}): give each list once"
+        ) from error
+    if params.input.experiments and not len(listed):
+        raise Sorry(f"{params.input.experiments[0].filename} holds no experiments")
+    return listed
+
+
+def inputs_of(params: Any, sources: list[Any]) -> list[str]:
+    """Files whose checksums belong in the provenance: experiment lists, structure factors, and
+    masks, gains and pedestals of the image sets; each once."""
     files = [data.filename for data in params.input.experiments]
-    return files + ([params.structure_factors.file] if params.structure_factors.file else [])
+    if params.structure_factors.file:
+        files.append(params.structure_factors.file)
+    for source in sources:
+        files += load.lookup_files(source)
+    return list(dict.fromkeys(files))

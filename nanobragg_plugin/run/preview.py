@@ -8,49 +8,92 @@ from typing import Any
 
 import numpy as np
 
+from nanobragg_plugin.run.outputs import whole
+
 #: d-spacings that rings are drawn at, Angstrom; of them those that reach the detector.
-RINGS = (20.0, 10.0, 6.0, 4.0, 3.0, 2.5, 2.0, 1.7, 1.5, 1.3, 1.1, 1.0, 0.9, 0.8)
+RINGS = (50.0, 20.0, 10.0, 6.0, 4.0, 3.0, 2.5, 2.0, 1.7, 1.5, 1.3, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)
 MAX_RINGS = 6
+#: Points along an edge of a panel at which the resolution is computed.
+NODES = 81
 
 
 def write_preview(path: str | Path, images: Sequence[np.ndarray], detector: Any, beam: Any) -> None:
     """Write a PNG of one image, an array [slow, fast] a panel.
 
     A single panel is drawn as it is, in pixels; of several, each where it lies, seen along
-    the beam, in mm. Pixels of 0 are white.
+    the beam, in mm. Pixels of 0 and less are white.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 9), dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    positive = np.concatenate([image[image > 0].ravel() for image in images] or [np.ones(1)])
-    low, high = (0.5, 2.0) if not len(positive) else np.percentile(positive, (1, 99.98))
-    norm = LogNorm(max(float(low), float(high) * 1e-5), max(float(high), float(low) * 1.01))
     single = len(detector) == 1
     view = _view(beam)
-    for panel, image in zip(detector, images):
-        n_slow, n_fast = image.shape
-        corners = [(0, 0), (n_fast, 0), (n_fast, n_slow), (0, n_slow)]
-        grid = np.array([_on_page(panel, c, view, single) for c in corners])
-        shown = np.ma.masked_less_equal(np.asarray(image, float), 0)
-        if single:
-            drawn = axes.imshow(shown, cmap="magma_r", norm=norm, extent=(0, n_fast, n_slow, 0))
-        else:
-            u, v = np.linspace(0, 1, n_fast + 1)[None, :, None], np.linspace(0, 1, n_slow + 1)
-            v = v[:, None, None]
-            page = grid[0] + u * (grid[1] - grid[0]) + v * (grid[3] - grid[0])
-            drawn = axes.pcolormesh(
-                page[..., 0], page[..., 1], shown, cmap="magma_r", norm=norm, rasterized=True
-            )
-    figure.colorbar(drawn, ax=axes, label="photons", shrink=0.75)
+    drawn = _draw_images(axes, images, [_corners(panel, view, single) for panel in detector])
+    figure.colorbar(drawn, ax=axes, label="pixel value", shrink=0.75)
     _draw_rings(axes, detector, beam, view, single)
-    axes.set_aspect("equal")
+    _draw_beam_centre(axes, detector, beam, view, single)
+    axes.set_aspect("equal" if not single else _aspect(detector[0]))
     axes.set_xlabel("fast, pixels" if single else "mm")
     axes.set_ylabel("slow, pixels" if single else "mm")
-    figure.savefig(path, format="png", bbox_inches="tight")
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight")
+
+
+def _draw_images(axes: Any, images: Sequence[np.ndarray], corners: list[np.ndarray]) -> Any:
+    """Draw each panel between its corners, all on one scale; the last of the drawings."""
+    from matplotlib.colors import LogNorm
+
+    everything = np.concatenate([np.asarray(image, float).ravel() for image in images])
+    positive = everything[everything > 0]
+    low, high = np.percentile(positive, (1, 99.98)) if len(positive) else (0.5, 2.0)
+    norm = LogNorm(max(low, high * 1e-5), max(high, low * 1.01))
+    for image, corner in zip(images, corners):
+        n_slow, n_fast = image.shape
+        page = _grid(corner, n_slow + 1, n_fast + 1)
+        shown = np.ma.masked_less_equal(np.asarray(image, float), 0)
+        drawn = axes.pcolormesh(
+            page[..., 0], page[..., 1], shown, cmap="magma_r", norm=norm, rasterized=True
+        )
+    ends = np.concatenate(corners)
+    axes.set_xlim(ends[:, 0].min(), ends[:, 0].max())
+    axes.set_ylim(ends[:, 1].min(), ends[:, 1].max())
+    if len(images) == 1:
+        axes.invert_yaxis()
+    return drawn
+
+
+def _grid(corners: np.ndarray, n_slow: int, n_fast: int) -> np.ndarray:
+    """[n_slow, n_fast, ...] points between the corners [4, ...] of a panel, which are at (fast,
+    slow) = (0, 0), (1, 0), (1, 1), (0, 1)."""
+    fast = np.linspace(0, 1, n_fast)[None, :, None]
+    slow = np.linspace(0, 1, n_slow)[:, None, None]
+    return corners[0] + fast * (corners[1] - corners[0]) + slow * (corners[3] - corners[0])
+
+
+def _ends(panel: Any) -> list[tuple[float, float]]:
+    """Pixel coordinates (fast, slow) of the corners."""
+    fast, slow = panel.get_image_size()
+    return [(0, 0), (fast, 0), (fast, slow), (0, slow)]
+
+
+def _lab(panel: Any) -> np.ndarray:
+    """[4, 3] mm: the corners in the laboratory."""
+    size = np.array(panel.get_pixel_size())
+    return np.array([panel.get_lab_coord(tuple(size * end)) for end in _ends(panel)])
+
+
+def _corners(panel: Any, view: np.ndarray, single: bool) -> np.ndarray:
+    """[4, 2]: the corners on the page."""
+    return np.array(_ends(panel), float) if single else (_lab(panel) @ view.T)[:, :2]
+
+
+def _aspect(panel: Any) -> float:
+    """Height of a pixel over its width."""
+    width, height = panel.get_pixel_size()
+    return height / width
 
 
 def _view(beam: Any) -> np.ndarray:
@@ -62,51 +105,40 @@ def _view(beam: Any) -> np.ndarray:
     return np.array([right, np.cross(right, along), along])
 
 
-def _on_page(panel: Any, pixel: tuple, view: np.ndarray, single: bool) -> np.ndarray:
-    if single:
-        return np.array(pixel, float)
-    return (view @ np.array(panel.get_lab_coord(panel.pixel_to_millimeter(pixel))))[:2]
-
-
 def _draw_rings(axes: Any, detector: Any, beam: Any, view: np.ndarray, single: bool) -> None:
-    """Rings of equal resolution, and a cross where the direct beam goes."""
-    limits = axes.get_xlim(), axes.get_ylim()
-    wavelength = beam.get_wavelength()
-    azimuth = np.linspace(0, 2 * np.pi, 721)
-    reach = detector.get_max_resolution(beam.get_s0())
-    inside = [d for d in RINGS if reach < d and wavelength / 2 < d]
-    for d in inside[-MAX_RINGS:]:
-        two_theta = 2 * np.arcsin(wavelength / (2 * d))
-        cone = np.sin(two_theta) * (
-            np.cos(azimuth)[:, None] * view[0] + np.sin(azimuth)[:, None] * view[1]
-        )
-        rays = cone + np.cos(two_theta) * view[2]
-        points = np.array([_hit(detector, ray, view, single) for ray in rays])
-        axes.plot(points[:, 0], points[:, 1], color="tab:blue", lw=0.6, alpha=0.7)
-        seen = points[
-            (points[:, 0] > min(limits[0]))
-            & (points[:, 0] < max(limits[0]))
-            & (points[:, 1] > min(limits[1]))
-            & (points[:, 1] < max(limits[1]))
-        ]
-        if len(seen):
-            axes.annotate(f"{d:g} Å", seen[len(seen) // 8], color="tab:blue", fontsize=8)
-    center = _hit(detector, view[2], view, single)
-    axes.plot(*center, "+", color="tab:red", ms=12)
-    axes.set_xlim(limits[0])
-    axes.set_ylim(limits[1])
+    """Lines of equal resolution on every panel, each labelled once."""
+    pages, inverse_d = [], []
+    for panel in detector:
+        rays = _grid(_lab(panel), NODES, NODES)
+        cosine = rays @ view[2] / np.linalg.norm(rays, axis=-1)
+        # 1/d = 2 sin(theta)/lambda
+        inverse_d.append(np.sqrt(np.maximum(2 - 2 * cosine, 0)) / beam.get_wavelength())
+        pages.append(_grid(_corners(panel, view, single), NODES, NODES))
+    low, high = min(map(np.min, inverse_d)), max(map(np.max, inverse_d))
+    rings = [1 / d for d in RINGS if low < 1 / d < high][-MAX_RINGS:]
+    for ring in rings:
+        places = []
+        for page, values in zip(pages, inverse_d):
+            if values.min() < ring < values.max():
+                lines = axes.contour(
+                    page[..., 0], page[..., 1], values, [ring], colors="tab:blue", linewidths=0.6
+                )
+                places += [line for line in lines.allsegs[0] if len(line)]
+        if places:
+            longest = max(places, key=len)
+            axes.annotate(
+                f"{1 / ring:g} Å", longest[len(longest) // 8], color="tab:blue", fontsize=8
+            )
 
 
-def _hit(detector: Any, ray: np.ndarray, view: np.ndarray, single: bool) -> np.ndarray:
-    """Where a ray meets the page: the panel's pixels, or the plane of the first panel's distance;
-    NaN where it does not."""
-    panel = detector[0]
-    try:
-        if single:
-            mm = panel.get_ray_intersection(tuple(ray))
-            return np.array(panel.millimeter_to_pixel(mm))
-    except RuntimeError:
-        return np.full(2, np.nan)
-    distance = abs(panel.get_directed_distance())
-    along = view @ ray
-    return along[:2] / along[2] * distance if along[2] > 0 else np.full(2, np.nan)
+def _draw_beam_centre(axes: Any, detector: Any, beam: Any, view: np.ndarray, single: bool) -> None:
+    """A cross where the direct beam goes, if that is on the page."""
+    if not single:
+        centre = (0.0, 0.0)  # the page is seen along the beam
+    else:
+        try:
+            mm = detector[0].get_ray_intersection(tuple(view[2]))
+        except RuntimeError:
+            return
+        centre = tuple(np.array(mm) / detector[0].get_pixel_size())
+    axes.plot(*centre, "+", color="tab:red", ms=12, scalex=False, scaley=False)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from nanobragg_plugin import __version__
+from nanobragg_plugin.run.outputs import whole
 
 
 def sha256(path: str | Path) -> str:
@@ -43,13 +42,8 @@ def provenance(phil_text: str, inputs: Iterable[str | Path], seeds: dict[str, An
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file that appears under its name only when it is whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
+    with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,24 +11,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from libtbx.utils import Sorry
 from torch import Tensor
 
 from nanobragg_plugin import background, noise
+from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
 from nanobragg_plugin.simulate import simulate
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
 
+#: Photons in a pixel above which no count could be drawn or written.
+MAX_PHOTONS = 1e15
+
 
 @dataclass(frozen=True)
 class Detection:
     """From expected photons to pixel values: poisson, seed: the noise; background: expected
-    photons in every pixel."""
+    photons in every pixel; gain, pedestal: arrays [slow, fast] a panel in place of the panels'."""
 
     poisson: bool = True
     seed: int = 0
     background: float = 0.0
+    gain: list[np.ndarray] | None = None
+    pedestal: list[np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, params: Any, sweep: int, lookup: Lookup) -> Detection:
+        """Of sweep number `sweep`, from 0, of a list; params: all that are extracted."""
+        return cls(
+            params.noise.poisson,
+            seed_of_sweep(params.noise.seed, sweep),
+            params.background.level,
+            lookup.gain,
+            lookup.pedestal,
+        )
+
+
+def seed_of_sweep(seed: int, sweep: int) -> int:
+    """The seed of a sweep of a list: the first one's is the seed itself. The others', whose
+    images may bear the same numbers, differ, or all stills would have the same noise."""
+    if sweep == 0:
+        return seed
+    digest = hashlib.sha256(f"nanobragg sweep {seed} {sweep}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def expected_photons(plan: Plan, index: int, detection: Detection) -> list[Tensor]:
@@ -48,14 +76,23 @@ def image_number(plan: Plan, index: int) -> int:
 
 
 def readout(plan: Plan, index: int, expected: list[Tensor], detection: Detection) -> list:
-    """Pixel values, numpy [slow, fast] a panel: counts x gain + pedestal of the panel; expected
-    photons as they are without noise."""
-    if not detection.poisson:
-        return [image.cpu().numpy() for image in expected]
-    counts = noise.poisson(expected, detection.seed, image_number(plan, index))
+    """Pixel values, numpy [slow, fast] a panel: photons x gain + pedestal, with the photons
+    counted (Poisson), or without noise as expected."""
+    number = image_number(plan, index)
+    brightest = max(float(image.max()) for image in expected)
+    if not brightest <= MAX_PHOTONS:
+        raise Sorry(
+            f"image {number} would have {brightest:.3g} photons in a pixel: lower beam.fluence "
+            "(photons/m^2), crystal.spot_scale, the structure factors or background.level"
+        )
+    photons = [image.cpu() for image in expected]
+    if detection.poisson:
+        photons = noise.poisson(expected, detection.seed, number)
+    panels = plan.dxtbx_experiment.detector
+    gains = detection.gain or [panel.get_gain() for panel in panels]
+    pedestals = detection.pedestal or [panel.get_pedestal() for panel in panels]
     return [
-        count.numpy() * panel.get_gain() + panel.get_pedestal()
-        for count, panel in zip(counts, plan.dxtbx_experiment.detector)
+        image.numpy() * gain + pedestal for image, gain, pedestal in zip(photons, gains, pedestals)
     ]
 
 
@@ -66,8 +103,8 @@ def run_sweep(
     provenance: dict[str, Any],
     compression: str = "gzip",
     progress: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """Simulate every image into the NXmx file `path`; the expected photons of the first one.
+) -> list[np.ndarray]:
+    """Simulate every image into the NXmx file `path`; the pixel values of the first one.
 
     The file appears only when it is whole: killed or failed, nothing is left under its name.
     """
@@ -85,9 +122,10 @@ def run_sweep(
     ) as writer:
         for index in range(plan.n_images):
             expected = expected_photons(plan, index, detection)
-            writer.write(index, readout(plan, index, expected, detection))
+            values = readout(plan, index, expected, detection)
+            writer.write(index, values)
             if first is None:
-                first = expected
+                first = values
                 brightest = max(float(image.max()) for image in expected)
                 logger.info("Brightest pixel of the first image: %.4g photons expected", brightest)
             progress()

@@ -1,0 +1,81 @@
+"""What a user sees when a run ends early: one sentence, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from libtbx.utils import Sorry
+
+#: What torch says where an array does not fit into memory: on the CPU, on a GPU.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@contextlib.contextmanager
+def clear() -> Iterator[None]:
+    """Failures that are not the program's become a `Sorry` without the errors that led to it:
+    files that cannot be read or written, a full disk, too little memory."""
+    try:
+        yield
+    except Sorry as error:
+        raise error from None
+    except MemoryError:
+        raise Sorry(_no_memory()) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Sorry(f"{where}{error.strerror or _one_line(error)}") from None
+    except RuntimeError as error:
+        if any(words in str(error) for words in NO_MEMORY):
+            raise Sorry(_no_memory()) from None
+        raise
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM, as batch systems send it, ends the process as an exception does: what is
+    half-written is removed. The exit status is the shell's, 128 + 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def of_phil() -> Iterator[None]:
+    """What libtbx.phil and the readers of experiment lists say of parameters, as `Sorry`."""
+    try:
+        yield
+    except Sorry as error:
+        raise Sorry(_one_line(error)) from None
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:
+        raise Sorry(f"the parameters cannot be read: {_one_line(error)}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _no_memory() -> str:
+    return (
+        "there is not enough memory: simulate fewer pixels (sampling.roi), or lower "
+        "compute.batch_steps or crystal.mosaic.domains"
+    )

@@ -1,0 +1,50 @@
+"""The examples run, and their figures are what they must be."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dials")
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_cwd):
+    """Loads an example as a module's dictionary."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)
+
+
+def test_demo(example, capsys):
+    """The figures that the demonstration asks for, on fewer images than it has itself."""
+    demo = example("demo")
+    good = demo["main"]("out", "sampling.image_range=1,16")
+    printed = capsys.readouterr().out
+    assert good, printed
+    for name in demo["LIMITS"]:
+        assert name in printed
+
+
+def test_still(example):
+    """Measured 0.002 degrees; a pixel is 0.08 degrees at this distance."""
+    assert example("still")["main"]("out") < 0.02
+
+
+def test_api(example):
+    """A spot moves against the panel: -1/0.172 pixel/mm along the fast axis, 0 across it."""
+    from nanobragg_plugin.command_line.simulate import run
+
+    phil = str(EXAMPLES / "sweep.phil")
+    roi = "sampling.roi=0,1,0,1"
+    run([phil, roi, "structure_factors.default_F=1", "sampling.image_range=1,1"])
+    gradient = example("api")["main"]("simulated.expt")
+    assert float(gradient[0]) == pytest.approx(-1 / 0.172, rel=0.03)
+    assert abs(float(gradient[1])) < 0.1
+
+
+def test_every_example_is_run_here():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"demo", "still", "api"}
