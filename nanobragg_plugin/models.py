@@ -146,6 +146,7 @@ class SimulationOptions:
     and _thick: the factor is taken at every sample, else once (DESIGN section 4). precision:
     `mixed` (hkl in float64, the rest float32), `double`, `single`. batch_steps: samples in
     flight, which bounds the memory; the batches are a function of the image and this figure.
+    tolerance: photons; pixels that are known to have less may be left 0 (0: none is).
     """
 
     oversample: int = 1
@@ -157,6 +158,7 @@ class SimulationOptions:
     phi_carryover_mode: str = "spec"
     precision: str = "mixed"
     batch_steps: int = 1 << 15
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.phi_carryover_mode not in ("spec", "c-parity"):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.kernels import dense
+from nanobragg_plugin.kernels import dense, sparse
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
@@ -48,10 +48,13 @@ def simulate_panel(
     cache = None
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
-    steps = len(exposure.phi) * domains
-    pixels = simulated_pixels(model)
-    batches = pixel_batches(pixels, steps, options.batch_steps)
     scale = R_E_SQR * experiment.beam.fluence * experiment.crystal.spot_scale
+    pixels = simulated_pixels(model)
+    if cache is None:  # the carryover depends on which pixel comes first
+        pixels = sparse.active_pixels(kernel, panel, pixels, float(scale), options.tolerance)
+    if len(pixels) == 0:
+        return torch.zeros(model.shape, dtype=scale.dtype, device=scale.device)
+    batches = pixel_batches(pixels, len(exposure.phi) * domains, options.batch_steps)
     return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache))
 
 

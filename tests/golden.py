@@ -255,6 +255,7 @@ def phil(case: Case) -> list[str]:
         f"beam.polarization_correction={'nopolar' not in flags}",
         f"structure_factors.default_F={number('default_F', 0)!r}",
         "compute.precision=double",
+        "compute.tolerance=0",
         "noise.poisson=False",
     ]
     if "hkl" in flags:

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from dxtbx.model import (
-    Beam,
-    Crystal,
-    Detector,
-    Experiment,
-    ExperimentList,
-    Goniometer,
-    Scan,
-)
+import pytest
+from dxtbx.imageset import ImageSequence, ImageSetFactory
+from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList, Goniometer, Scan
 from dxtbx.model.experiment_list import ExperimentListFactory
-from random_models import image_sequence
+from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.command_line import simulate as command
 
-#: As little work as possible: 24 x 18 pixels, one sub-pixel, two phi steps.
-QUICK = (
+#: As little work as possible, of a still too.
+STILL = (
     "structure_factors.default_F=100",
     "beam.fluence=1e24",
     "crystal.Ncells_abc=6,5,4",
     "crystal.spot_scale=1e4",
     "sampling.oversample=1",
-    "sampling.phisteps=2",
     "sampling.thicksteps=2",
     "background.level=3",
 )
+QUICK = (*STILL, "sampling.phisteps=2")
 
-#: An experiment of as many panels, without an .expt: dxtbx's own parameters.
+#: The experiment of `sweep` without an .expt, by dxtbx's own parameters.
 GEOMETRY = (
     "geometry.detector.panel.image_size=24,18",
     "geometry.detector.panel.pixel_size=0.5,0.6",
     "geometry.detector.panel.trusted_range=-1,1000000",
     "geometry.detector.panel.origin=-5,6,-40",
     "geometry.detector.panel.slow_axis=0,-1,0",
+    "geometry.detector.panel.material=Si",
+    "geometry.detector.panel.thickness=0.45",
     "geometry.beam.wavelength=1",
     "geometry.beam.direction=0,0,1",
     "geometry.goniometer.axis=1,0,0",
@@ -100,19 +96,33 @@ def sweep(**models: Any) -> Experiment:
 
 def still(**models: Any) -> Experiment:
     """A still: neither goniometer nor scan."""
-    return sweep(goniometer=None, scan=None, **models)
+    return sweep(**{"goniometer": None, "scan": None, **models})
 
 
-def write_expt(path: Path, *experiments: Experiment, images: bool = False) -> str:
+def image_sequence(experiment: Experiment, template: str = "image_####.cbf") -> ImageSequence:
+    """An image sequence of the experiment's models; its files need not exist."""
+    first, last = experiment.scan.get_image_range()
+    return ImageSetFactory.make_sequence(
+        template,
+        list(range(first, last + 1)),
+        beam=experiment.beam,
+        detector=experiment.detector,
+        goniometer=experiment.goniometer,
+        scan=experiment.scan,
+        check_format=False,
+    )
+
+
+def write_expt(path: str | Path, *experiments: Experiment, images: bool = False) -> str:
     """Write an experiment list; `images`: with image sets of files that need not exist."""
-    for experiment in experiments if images else ():
+    for number, experiment in enumerate(experiments if images else ()):
         if experiment.imageset is None:
-            experiment.imageset = image_sequence(experiment)
+            experiment.imageset = image_sequence(experiment, f"{number}_####.cbf")
     ExperimentList(list(experiments)).as_file(str(path))
     return str(path)
 
 
-def edit_expt(path: Path, *steps: Any) -> str:
+def edit_expt(path: str | Path, *steps: Any) -> str:
     """Put the last of `steps` where the others lead to in the JSON of an experiment list."""
     *way, last, value = steps
     content = json.loads(Path(path).read_text())
@@ -124,9 +134,43 @@ def edit_expt(path: Path, *steps: Any) -> str:
     return str(path)
 
 
-def simulate(*args: str) -> None:
-    """The command, in this process and the working directory."""
-    command.run([str(arg) for arg in args])
+def simulate(*args: object) -> None:
+    """The command, in this process and the working directory; its log handlers are removed."""
+    loggers = [logging.getLogger(name) for name in ("dials", "dxtbx", "py.warnings")]
+    before = {logger: list(logger.handlers) for logger in loggers}
+    try:
+        command.run([str(arg) for arg in args])
+    finally:
+        for logger, handlers in before.items():
+            for handler in set(logger.handlers) - set(handlers):
+                logger.removeHandler(handler)
+                handler.close()
+        logging.captureWarnings(False)
+
+
+def refused(*args: object) -> str:
+    """What the command says when it refuses: one sentence, no other error before it, no file
+    made and none changed but the log."""
+    before = contents(Path.cwd())
+    with pytest.raises(Sorry) as caught:
+        simulate(*args)
+    after = contents(Path.cwd())
+    for files in (before, after):
+        files.pop("nanobragg.simulate.log", None)
+    assert after == before
+    error = caught.value
+    assert error.__cause__ is None and (error.__suppress_context__ or error.__context__ is None)
+    message = str(error)
+    assert message and "\n" not in message and "Traceback" not in message
+    return message
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder, hidden ones too, with what is in it (None: a folder)."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in Path(folder).rglob("*")
+    }
 
 
 def pixels(path: str | Path = "simulated.nxs") -> np.ndarray:
@@ -137,12 +181,3 @@ def pixels(path: str | Path = "simulated.nxs") -> np.ndarray:
 
 def load(path: str | Path = "simulated.expt", check_format: bool = False) -> ExperimentList:
     return ExperimentListFactory.from_json_file(str(path), check_format=check_format)
-
-
-def listing(folder: Path) -> set[str]:
-    """Every file below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*")}
-
-
-def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(array).ravel() for array in arrays])

@@ -258,6 +258,7 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
         phi_carryover_mode=given.phi_carryover_mode,
         precision=params.compute.precision,
         batch_steps=params.compute.batch_steps,
+        tolerance=params.compute.tolerance,
     )
 
 

@@ -117,7 +117,8 @@ def simulate(params, listed) -> None:
         chosen = load.select_images(source, params.sampling.image_range)
         plans.append(adapt.plan(params, chosen, lookup.mask))
         detections.append(sweep.Detection.of(params, number, lookup))
-        logger.info("\n".join(plans[-1].notes))
+        which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
+        logger.info("\n".join([*which, *plans[-1].notes]))
     text = phil_scope.format(params).as_str()
     seeds = {"noise": params.noise.seed, "mosaic": params.crystal.mosaic.seed}
     record = provenance.provenance(text, inputs, seeds)

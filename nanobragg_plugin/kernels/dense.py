@@ -99,7 +99,7 @@ class Kernel:
 
     def _sum(self, number: int, pixels: Tensor, first: Tensor, rest: Tensor) -> Tensor:
         """The sum, its first sample with real-space vectors `first`, all others `rest`."""
-        options, panel = self.options, _in_dtype(self.experiment.panels[number], self.options)
+        options, panel = self.options, in_dtype(self.experiment.panels[number], self.options)
         layers = options.layers_of(number)
         total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
         omega = polar = None
@@ -172,7 +172,8 @@ class Kernel:
         return structure_factors.nearest(self.amplitudes, *nearest), f_latt, nearest
 
 
-def _in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
+def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
+    """The panel in the type of positions."""
     dtype = options.index_dtype
     return Panel(
         *(getattr(panel, name).to(dtype) for name in ("origin", "fast", "slow", "pixel_size")),

@@ -75,6 +75,11 @@ class Outputs:
         prefix = params.prefix
         if not prefix.strip() or prefix.endswith(("/", os.sep)):
             raise Sorry(f"output.prefix={prefix} names no file: give a name, as in out/simulated")
+        if "#" in str(Path(prefix).absolute()):
+            raise Sorry(
+                f"output.prefix={prefix}: dxtbx takes # in the name of a file or folder for the "
+                "number of an image; write to a name without it"
+            )
         numbers = [""] if n_sweeps == 1 else [f"_{i + 1}" for i in range(n_sweeps)]
         return cls(
             tuple(Path(f"{prefix}{number}.nxs") for number in numbers),

@@ -13,6 +13,8 @@ from nanobragg_plugin.run.outputs import whole
 #: d-spacings that rings are drawn at, Angstrom; of them those that reach the detector.
 RINGS = (50.0, 20.0, 10.0, 6.0, 4.0, 3.0, 2.5, 2.0, 1.7, 1.5, 1.3, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)
 MAX_RINGS = 6
+#: Dots along an edge of the picture, about.
+SHOWN = 800
 #: Points along an edge of a panel at which the resolution is computed.
 NODES = 81
 
@@ -43,19 +45,28 @@ def write_preview(path: str | Path, images: Sequence[np.ndarray], detector: Any,
 
 
 def _draw_images(axes: Any, images: Sequence[np.ndarray], corners: list[np.ndarray]) -> Any:
-    """Draw each panel between its corners, all on one scale; the last of the drawings."""
+    """Draw each panel between its corners [4, 2], all on one scale; the last of the drawings."""
     from matplotlib.colors import LogNorm
+    from matplotlib.transforms import Affine2D
 
     everything = np.concatenate([np.asarray(image, float).ravel() for image in images])
     positive = everything[everything > 0]
-    low, high = np.percentile(positive, (1, 99.98)) if len(positive) else (0.5, 2.0)
+    low, middle, high = np.percentile(positive, (1, 50, 99.98)) if len(positive) else (0.5, 1, 2)
+    high = max(high, 50 * middle)  # or noise would look like spots where there are few
     norm = LogNorm(max(low, high * 1e-5), max(high, low * 1.01))
+    factor = max(1, round(np.sqrt(len(everything)) / SHOWN))
     for image, corner in zip(images, corners):
+        shown = _binned(np.asarray(image, float), factor)
         n_slow, n_fast = image.shape
-        page = _grid(corner, n_slow + 1, n_fast + 1)
-        shown = np.ma.masked_less_equal(np.asarray(image, float), 0)
-        drawn = axes.pcolormesh(
-            page[..., 0], page[..., 1], shown, cmap="magma_r", norm=norm, rasterized=True
+        fast, slow = (corner[1] - corner[0]) / n_fast, (corner[3] - corner[0]) / n_slow
+        place = Affine2D.from_values(*fast, *slow, *corner[0])
+        drawn = axes.imshow(
+            np.ma.masked_less_equal(shown, 0),
+            cmap="magma_r",
+            norm=norm,
+            interpolation="nearest",
+            extent=(0, shown.shape[1] * factor, shown.shape[0] * factor, 0),
+            transform=place + axes.transData,
         )
     ends = np.concatenate(corners)
     axes.set_xlim(ends[:, 0].min(), ends[:, 0].max())
@@ -63,6 +74,14 @@ def _draw_images(axes: Any, images: Sequence[np.ndarray], corners: list[np.ndarr
     if len(images) == 1:
         axes.invert_yaxis()
     return drawn
+
+
+def _binned(image: np.ndarray, factor: int) -> np.ndarray:
+    """The largest value of every factor x factor pixels: spots smaller than a dot still show."""
+    n_slow, n_fast = image.shape
+    padded = np.pad(image, ((0, -n_slow % factor), (0, -n_fast % factor)))
+    blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor)
+    return blocks.max(axis=(1, 3))
 
 
 def _grid(corners: np.ndarray, n_slow: int, n_fast: int) -> np.ndarray:
@@ -125,10 +144,22 @@ def _draw_rings(axes: Any, detector: Any, beam: Any, view: np.ndarray, single: b
                 )
                 places += [line for line in lines.allsegs[0] if len(line)]
         if places:
-            longest = max(places, key=len)
             axes.annotate(
-                f"{1 / ring:g} Å", longest[len(longest) // 8], color="tab:blue", fontsize=8
+                f"{1 / ring:g} Å",
+                _innermost(np.concatenate(places), axes),
+                color="tab:blue",
+                fontsize=8,
+                ha="center",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
             )
+
+
+def _innermost(points: np.ndarray, axes: Any) -> np.ndarray:
+    """Of points [n, 2] of a ring that which is farthest from the page's edges."""
+    (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+    across, up = ((points - (left, low)) / (right - left, high - low)).T
+    return points[np.argmax(np.min([across, 1 - across, up, 1 - up], axis=0))]
 
 
 def _draw_beam_centre(axes: Any, detector: Any, beam: Any, view: np.ndarray, single: bool) -> None:

@@ -1,0 +1,108 @@
+"""Which pixels can matter: those that some sample may bring within reach of a reflection.
+
+Shapes of domain that end by themselves, gauss and tophat, leave most pixels of an image
+without a photon. A pixel is dropped only if a bound says that it has less than `tolerance`
+photons; the others are left to the dense kernel, so that their values and gradients are its own.
+
+The bound. In units of N h (N the cells of a domain along each axis) F_latt falls with the
+distance from the nearest lattice point, and that distance changes by no more than N h does.
+One sample for each phi step, at the pixel's centre, gives a distance; N h of all other samples of
+that step lie within rho = a |q| + b |dq| of it: a the largest norm of the difference between a
+domain's vectors and the mean's, b the norm of these, |dq| what sub-pixels, sensor layers and
+sources make of q. A pixel whose every distance exceeds rho + r_cut is dropped, where r_cut is
+the distance at which the strongest reflection of the table gives `tolerance` photons.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, TOPHAT_RADIUS_SQR
+from nanobragg_plugin.geometry import lab_position, unit
+from nanobragg_plugin.kernels import dense
+from nanobragg_plugin.models import Panel
+
+#: Shapes whose factor is a function of |N dh| that ends.
+SHAPES = ("gauss", "tophat")
+#: Pixels whose distances are found at a time.
+CHUNK = 1 << 14
+
+
+@torch.no_grad()
+def active_pixels(
+    kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float, tolerance: float
+) -> Tensor:
+    """The pixels [m, 2] among [n, 2] (slow, fast) that may have `tolerance` expected photons or
+    more; all of them where no bound is known. scale: r_e^2 fluence spot_scale."""
+    crystal = kernel.experiment.crystal
+    if tolerance <= 0 or crystal.xtal_shape not in SHAPES or float(kernel.fudge) <= 0:
+        return pixels
+    kept = [
+        chunk[_active(kernel, panel, chunk, scale, tolerance)] for chunk in pixels.split(CHUNK)
+    ]
+    return torch.cat(kept) if kept else pixels
+
+
+def _active(
+    kernel: dense.Kernel, number: int, pixels: Tensor, scale: float, tolerance: float
+) -> Tensor:
+    """[n] bool."""
+    panel = dense.in_dtype(kernel.experiment.panels[number], kernel.options)
+    slow, fast = (pixels[:, axis].to(panel.origin.dtype) + 0.5 for axis in (0, 1))
+    position = lab_position(panel, slow, fast)
+    depth_low, depth_high = _depths(kernel, number)
+    position = position + (depth_low + depth_high) / 2 * panel.normal
+    s1_unit, distance = unit(position)
+    half_pixel = torch.linalg.vector_norm(panel.pixel_size) / 2
+    half_depth = (depth_high - depth_low) / 2
+    nearest = distance - half_pixel - half_depth  # no sample is nearer to the crystal
+    sine = (1 - (s1_unit @ panel.normal) ** 2).clamp(min=0).sqrt() + half_pixel / nearest
+    off_centre = (half_pixel + half_depth * sine) / nearest
+
+    wavenumber = 1 / kernel.wavelengths  # [steps or 1, sources]
+    s0 = kernel.incident * wavenumber[..., None]
+    mean_wavenumber, mean_s0 = wavenumber.mean(1), s0.mean(1)
+    spread = (wavenumber - mean_wavenumber[:, None]).abs().amax()
+    spread = spread + torch.linalg.vector_norm(s0 - mean_s0[:, None], dim=-1).amax()
+    dq = off_centre * wavenumber.amax() + spread
+
+    ncells = kernel.ncells.to(kernel.abc.dtype)
+    vectors = kernel.abc * ncells[:, None]  # N h of q is their product
+    mean = vectors.mean(1)
+    a = torch.linalg.matrix_norm(vectors - mean[:, None], ord=2).amax()
+    b = torch.linalg.matrix_norm(mean, ord=2).amax()
+    reach = _cut(kernel, panel, nearest, scale, tolerance)
+    active = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    for step in range(len(mean)):
+        beam = step if len(mean_s0) > 1 else 0
+        q = s1_unit * mean_wavenumber[beam] - mean_s0[beam]
+        x = q @ (mean[step] / ncells[:, None]).T
+        away = torch.linalg.vector_norm((x - x.round()) * ncells, dim=-1)
+        q_length = torch.linalg.vector_norm(q, dim=-1) + dq
+        active |= away <= reach + a * q_length + b * dq
+    return active
+
+
+def _depths(kernel: dense.Kernel, panel: int) -> tuple[Tensor, Tensor]:
+    """The least and greatest depth, mm, at which a sensor may be sampled."""
+    layers = kernel.options.layers_of(panel)
+    if layers is None:
+        zero = torch.zeros((), dtype=kernel.abc.dtype, device=kernel.abc.device)
+        return zero, zero
+    edges = layers.edges.to(kernel.abc.dtype)
+    return edges[0], edges[-1]
+
+
+def _cut(
+    kernel: dense.Kernel, panel: Panel, nearest: Tensor, scale: float, tolerance: float
+) -> Tensor:
+    """|N dh| beyond which even the strongest reflection gives less than `tolerance` photons."""
+    fudge = kernel.fudge.to(nearest.dtype)
+    if kernel.experiment.crystal.xtal_shape == "tophat":
+        return (TOPHAT_RADIUS_SQR / fudge).sqrt()
+    # omega <= p^2 D'/R^3 <= p^2/R^2; polarization and the layers' sum of captures are <= 1
+    omega = nearest**-2 * (1e6 if kernel.options.point_pixel else panel.pixel_size.prod())
+    strongest = kernel.amplitudes.Fhkl.abs().amax().to(nearest.dtype)
+    peak = scale * omega * (strongest * kernel.ncells.to(nearest.dtype).prod()) ** 2
+    return (GAUSS_WIDTH_SQR / 2 / fudge * (peak / tolerance).log().clamp(min=0)).sqrt()

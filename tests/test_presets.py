@@ -1,0 +1,334 @@
+# ruff: noqa: E402
+"""The presets: their geometry against dxtbx's own builders and figures worked out by hand, their
+spots against dials.predict, their brightness against Darwin's formula."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("dials")
+
+import numpy as np
+from dials.array_family import flex
+from dxtbx.format.FormatCBFMiniPilatusDLS12M import FormatCBFMiniPilatusDLS12M
+from dxtbx.model import SimplePxMmStrategy
+from dxtbx.model.detector import DetectorFactory
+from libtbx.phil import parse
+from libtbx.utils import Sorry
+from random_models import image_sequence
+
+from nanobragg_plugin import phil as phil_files
+from nanobragg_plugin.adapters import geometry_phil, load
+from nanobragg_plugin.adapters import params as adapt
+from nanobragg_plugin.simulate import simulate
+
+#: Panels, pixels of a panel (fast, slow), pixel and sensor mm, wavelength, images.
+PRESETS = {
+    "eiger_16m": (1, (4150, 4371), 0.075, 0.45, 0.9763, 10),
+    "eiger_1m": (1, (1030, 1065), 0.075, 0.45, 1.0, 10),
+    "jungfrau_4m": (8, (1030, 514), 0.075, 0.32, 1.0, None),
+    "pilatus_12m": (24, (2463, 195), 0.172, 0.45, 2.755, 10),
+    "pilatus_6m": (1, (2463, 2527), 0.172, 0.45, 0.9795, 10),
+}
+FLAT = ("eiger_16m", "eiger_1m", "pilatus_6m")
+SWEEPS = (*FLAT, "pilatus_12m")
+#: Half the edge of the window around a spot, pixels.
+HALF = 10
+
+
+def preset(name: str, *assignments: str) -> SimpleNamespace:
+    """The parameters and the dxtbx experiment of a preset, with changes as on the command line."""
+    scope = adapt.with_preset(adapt.master_scope(), name)
+    params = scope.fetch(parse("\n".join(assignments))).extract()
+    return SimpleNamespace(
+        params=params, experiment=geometry_phil.experiment_from_phil(params.geometry)
+    )
+
+
+def test_list_and_unknown_name() -> None:
+    assert set(phil_files.presets()) == set(PRESETS)
+    with pytest.raises(Sorry, match="there is no preset 'pilatus'.*pilatus_6m"):
+        adapt.with_preset(adapt.master_scope(), "pilatus")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_assignment_is_known(name: str) -> None:
+    """What a preset says is not misspelt: libtbx would pass over it without a word."""
+    _, unknown = adapt.master_scope().fetch(
+        parse(phil_files.presets()[name]), track_unused_definitions=True
+    )
+    assert [str(item) for item in unknown] == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_models(name: str) -> None:
+    """mu against NIST's tables (XAAMDI, silicon; power law between two energies): within 2 %."""
+    panels, size, pixel, thickness, wavelength, images = PRESETS[name]
+    experiment = preset(name).experiment
+    detector, beam, crystal = experiment.detector, experiment.beam, experiment.crystal
+    assert len(detector) == panels
+    for panel in detector:
+        assert panel.get_image_size() == size
+        assert panel.get_pixel_size() == (pixel, pixel)
+        assert (panel.get_material(), panel.get_thickness()) == ("Si", thickness)
+        assert panel.get_mu() == pytest.approx(mu_of_silicon(12.39842 / wavelength), rel=0.02)
+        assert "Parallax" in panel.get_px_mm_strategy().name()
+        low, high = panel.get_trusted_range()
+        assert low == -1 and 1e4 <= high <= 2**20
+    assert beam.get_wavelength() == wavelength
+    assert beam.get_s0() == pytest.approx((0, 0, -1 / wavelength))
+    assert 0.99 <= beam.get_polarization_fraction() <= 1
+    assert crystal.get_space_group().type().lookup_symbol() == "P 43 21 2"
+    assert crystal.get_unit_cell().parameters() == pytest.approx((79.1, 79.1, 38.4, 90, 90, 90))
+    if images is None:
+        assert experiment.goniometer is None and experiment.scan is None
+    else:
+        assert experiment.goniometer.get_rotation_axis() == (1, 0, 0)
+        assert experiment.scan.get_image_range() == (1, images)
+        assert experiment.scan.get_oscillation() == (0, 0.1)
+
+
+def mu_of_silicon(energy: float) -> float:
+    """1/mm at `energy` keV, from cm^2/g of NIST's tables and 2.33 g/cm^3."""
+    table = {4: 452.9, 5: 245.0, 6: 147.0, 8: 64.68, 10: 33.89, 15: 10.34}
+    return 0.233 * math.exp(
+        np.interp(math.log(energy), np.log(list(table)), np.log(list(table.values())))
+    )
+
+
+@pytest.mark.parametrize(
+    "name, distance, centre, edge, corner",
+    [
+        ("eiger_16m", 200, (2075, 2185.5), 1.4503, 1.1886),
+        ("eiger_1m", 100, (515, 532.5), 2.6477, 1.9932),
+        ("pilatus_6m", 300, (1231.5, 1263.5), 1.5883, 1.2710),
+    ],
+)
+def test_flat_detectors(name: str, distance: float, centre: tuple, edge: float, corner: float):
+    """dxtbx's DetectorFactory.simple; Bragg's law worked out by hand for the middle of the upper
+    edge and a corner, Angstrom."""
+    for given, expected in ((None, distance), (distance + 50, distance + 50)):
+        change = () if given is None else (f"geometry.detector.distance={given}",)
+        experiment = preset(name, *change).experiment
+        panel, s0 = experiment.detector[0], experiment.beam.get_s0()
+        pixel = panel.get_pixel_size()
+        simple = DetectorFactory.simple(
+            "PAD",
+            expected,
+            (centre[0] * pixel[0], centre[1] * pixel[1]),
+            "+x",
+            "-y",
+            pixel,
+            panel.get_image_size(),
+            panel.get_trusted_range(),
+        )[0]
+        for vector in ("origin", "fast_axis", "slow_axis"):
+            ours, theirs = (getattr(p, f"get_{vector}")() for p in (panel, simple))
+            assert ours == pytest.approx(theirs, abs=1e-9)
+        assert panel.get_distance() == pytest.approx(expected, abs=1e-9)
+        assert panel.get_beam_centre_px(s0) == pytest.approx(centre, abs=1e-6)
+    panel = preset(name).experiment.detector[0]
+    panel.set_px_mm_strategy(SimplePxMmStrategy())
+    assert panel.get_resolution_at_pixel(s0, (centre[0], 0)) == pytest.approx(edge, abs=1e-4)
+    assert panel.get_resolution_at_pixel(s0, (0, 0)) == pytest.approx(corner, abs=1e-4)
+
+
+def test_pilatus_12m_is_dxtbx_s() -> None:
+    """Every row where dxtbx's format class of this detector has it, all corners within 1e-6 mm."""
+    form = FormatCBFMiniPilatusDLS12M.__new__(FormatCBFMiniPilatusDLS12M)
+    form._multi_panel = False
+    form._cif_header_dictionary = {
+        "Beam_xy": "(1075.00, 2594.00) pixels",
+        "Detector_distance": "0.00000 m",
+        "Wavelength": "2.755 A",
+        "Silicon": "sensor, thickness 0.000450 m",
+        "timestamp": "2023-01-01T00:00:00.000",
+    }
+    theirs = form._detector()
+    ours = preset("pilatus_12m").experiment.detector
+    assert [p.get_name() for p in ours] == [p.get_name() for p in theirs]
+    for a, b in zip(ours, theirs):
+        width, height = b.get_image_size_mm()
+        for corner in ((0, 0), (width, 0), (0, height), (width, height)):
+            assert a.get_lab_coord(corner) == pytest.approx(b.get_lab_coord(corner), abs=1e-6)
+        assert a.get_mu() == pytest.approx(b.get_mu())
+        assert a.get_trusted_range() == b.get_trusted_range()
+        assert a.get_distance() == pytest.approx(250, abs=1e-6)
+    # the beam is in row 12 = 2594 // 212, at 2594 - 12 x 212 = 50 of its rows
+    panel, _ = ours.get_ray_intersection((0, 0, -1))
+    assert panel == 12
+    s0 = preset("pilatus_12m").experiment.beam.get_s0()
+    assert ours[12].get_beam_centre_px(s0) == pytest.approx((1075, 50), abs=1)
+
+
+@pytest.mark.parametrize("distance", [None, 150])
+def test_jungfrau_4m(distance: float | None) -> None:
+    """The corners of 8 modules on one grid of 2068 x 2164 pixels around the beam, by hand."""
+    change = () if distance is None else (f"geometry.detector.hierarchy.origin=0,0,-{distance}",)
+    experiment = preset("jungfrau_4m", *change).experiment
+    for number, panel in enumerate(experiment.detector):
+        row, column = divmod(number, 2)
+        first = np.array((column * (1030 + 8), row * (514 + 36)))
+        for corner in ((0, 0), (1030, 0), (0, 514), (1030, 514)):
+            x, y = (first + corner - (2068 / 2, 2164 / 2)) * 0.075
+            at = panel.get_lab_coord((corner[0] * 0.075, corner[1] * 0.075))
+            assert at == pytest.approx((x, -y, -(distance or 100)), abs=1e-9)
+    with pytest.raises(RuntimeError):  # the beam goes through the gaps' crossing
+        experiment.detector.get_ray_intersection(experiment.beam.get_s0())
+
+
+@pytest.mark.parametrize("name", ["jungfrau_4m", "pilatus_12m"])
+def test_panels_do_not_hide_each_other(name: str) -> None:
+    """No ray from the crystal to a panel, its edges included, meets another panel."""
+    detector = preset(name).experiment.detector
+    for number, panel in enumerate(detector):
+        width, height = panel.get_image_size_mm()
+        for u, v in np.ndindex(5, 5):
+            ray = panel.get_lab_coord((width * u / 4, height * v / 4))
+            for other_number, other in enumerate(detector):
+                if (
+                    other_number != number
+                    and np.dot(other.get_normal(), ray)
+                    * np.dot(other.get_normal(), other.get_origin())
+                    > 0
+                ):
+                    met = other.get_bidirectional_ray_intersection(ray)
+                    assert not other.is_coord_valid_mm(met), (number, other_number)
+
+
+def predictions(experiment: object, d_min: float, d_max: float) -> SimpleNamespace:
+    """dials.predict's panel, xyz (pixels, images), s1, and half the least distance, pixels, from
+    another spot (on a sweep: one that is near in time)."""
+    if experiment.scan is not None:  # else DIALS predicts a still
+        experiment.imageset = image_sequence(experiment)
+    table = flex.reflection_table.from_predictions(experiment, dmin=d_min, padding=1.0)
+    table.compute_d_single(experiment)
+    xyz, panel = np.array(table["xyzcal.px"]), np.array(table["panel"])
+    near = np.array([free_radius(xyz, panel, i) for i in range(len(xyz))])
+    size = np.array(experiment.detector[0].get_image_size())  # of every panel
+    whole = ((xyz[:, :2] > HALF) & (xyz[:, :2] < size - HALF - 1)).all(1)
+    keep = whole & (np.array(table["d"]) < d_max)
+    off = np.abs(np.array(table["delpsical.rad"])) if experiment.scan is None else None
+    return SimpleNamespace(
+        panel=panel[keep],
+        xyz=xyz[keep],
+        s1=np.array(table["s1"])[keep],
+        near=near[keep],
+        off=None if off is None else off[keep],
+    )
+
+
+def free_radius(xyz: np.ndarray, panel: np.ndarray, index: int) -> float:
+    others = (panel == panel[index]) & (np.abs(xyz[:, 2] - xyz[index, 2]) < 20)
+    others[index] = False
+    apart = np.abs(xyz[others, :2] - xyz[index, :2]).max(1, initial=0)
+    return float(apart.min(initial=np.inf))
+
+
+def window(xyz: np.ndarray, panel: int) -> tuple[list[int], str]:
+    """First fast, first slow pixel of the window around a spot, and the roi that simulates it."""
+    x, y = (int(v) - HALF for v in xyz[:2])
+    return [x, y], f"sampling.roi={x} {x + 2 * HALF} {y} {y + 2 * HALF} {panel}"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spot_lies_where_dials_predicts_it(name: str) -> None:
+    """One image of the preset as it is, F = 100 throughout: its brightest pixel near a lonely
+    spot is that of the spot's prediction, parallax included."""
+    experiment = preset(name).experiment
+    spots = predictions(experiment, d_min=2.2, d_max=6.0)
+    if experiment.scan is None:
+        choice = np.argmin(spots.off + 100 * (spots.near < 2 * HALF))
+        change = ""
+    else:
+        choice = np.argmin(np.abs(spots.xyz[:, 2] - 5.5) + 100 * (spots.near < 2 * HALF))
+        change = "sampling.image_range=6,6"
+    assert spots.near[choice] >= 2 * HALF
+    first, roi = window(spots.xyz[choice], spots.panel[choice])
+    given = preset(name, "structure_factors.default_F=100", roi, change)
+    chosen = load.select_images(given.experiment, given.params.sampling.image_range)
+    plan = adapt.plan(given.params, chosen)
+    assert plan.n_images == 1
+    with torch.no_grad():
+        images = simulate(
+            plan.experiment_of_image(0), plan.exposure(0), plan.structure_factors, plan.options
+        )
+    number = int(spots.panel[choice])
+    image = images[number].numpy()[first[1] :, first[0] :][: 2 * HALF + 1, : 2 * HALF + 1]
+    slow, fast = np.unravel_index(image.argmax(), image.shape)
+    at = np.array((first[0] + fast + 0.5, first[1] + slow + 0.5))
+    print(f"\n{name}: {image.max():.3g} photons, {at - spots.xyz[choice, :2]} pixels off")
+    assert np.abs(at - spots.xyz[choice, :2]).max() < 1.0
+    assert 1 < image.max() < experiment.detector[0].get_trusted_range()[1]
+    # all that was simulated is the window
+    assert sum(float(i.sum()) for i in images) == pytest.approx(float(image.sum()))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_brightness(name: str) -> None:
+    """The photons of a whole reflection of F = 100 against Darwin's formula (as in Holton & Frankel
+    2010, Acta Cryst. D66, 393-408), with the preset's flux, beam and crystal. Worst: 0.2 %."""
+    experiment = preset(name, "geometry.scan.image_range=1,40").experiment
+    spots = predictions(experiment, d_min=2.2, d_max=3.5)
+    spindle = np.abs(np.cross(spots.s1, experiment.beam.get_s0()) @ (1, 0, 0))
+    lorentz = 1 / (spindle * experiment.beam.get_wavelength() ** 2)
+    worst = np.abs(spots.xyz[:, 2] - 20) + 100 * (spots.near < 2 * HALF) + lorentz
+    choice = worst.argmin()
+    assert spots.near[choice] >= 2 * HALF and abs(spots.xyz[choice, 2] - 20) < 10
+    first, roi = window(spots.xyz[choice], spots.panel[choice])
+    images = [int(spots.xyz[choice, 2]) + i for i in (-5, 6)]
+    given = preset(
+        name,
+        "structure_factors.default_F=100",
+        roi,
+        "geometry.scan.image_range=1,40",
+        f"sampling.image_range={images[0]},{images[1]}",
+    )
+    chosen = load.select_images(given.experiment, given.params.sampling.image_range)
+    plan = adapt.plan(given.params, chosen)
+    total = 0.0
+    for i in range(plan.n_images):
+        with torch.no_grad():
+            made = simulate(
+                plan.experiment_of_image(i), plan.exposure(i), plan.structure_factors, plan.options
+            )
+        total += sum(float(image.sum()) for image in made)
+    number = int(spots.panel[choice])
+    expected = darwin(given, experiment.detector[number], spots.s1[choice]) * lorentz[choice]
+    print(f"\n{name}: {total:.1f} photons, {total / expected:.4f} of Darwin's, {first}")
+    assert total == pytest.approx(expected, rel=5e-3)
+    # lysozyme's F are 100 to 2000 electrons: spots of 1e2 to 1e5 photons
+    assert 1e2 < total < 1e3
+
+
+def darwin(given: SimpleNamespace, panel: object, s1: np.ndarray) -> float:
+    """Photons of a reflection of F = 100 electrons, but for the Lorentz factor; SI units."""
+    beam, crystal = given.params.beam, given.params.crystal
+    wavelength = given.experiment.beam.get_wavelength() * 1e-10
+    cell = given.experiment.crystal.get_unit_cell().volume() * 1e-30
+    illuminated = math.prod(crystal.size_mm) * 1e-9
+    fluence_rate = beam.flux / (beam.beamsize_mm[0] * beam.beamsize_mm[1] * 1e-6)
+    radians_per_s = math.radians(given.experiment.scan.get_oscillation()[1]) / beam.exposure_s
+    unit = s1 / np.linalg.norm(s1)
+    fraction = given.experiment.beam.get_polarization_fraction()
+    polarization = fraction * (1 - unit[0] ** 2) + (1 - fraction) * (1 - unit[1] ** 2)
+    cosine = abs(unit @ panel.get_normal())
+    captured = 1 - math.exp(-panel.get_mu() * panel.get_thickness() / cosine)
+    # a gauss domain scatters less than one with sharp faces: the integral of exp(-2 x^2/0.63)
+    shape = (math.pi * 0.63 / 2) ** 1.5
+    return (
+        2.8179403262e-15**2
+        * wavelength**3
+        * 100**2
+        * illuminated
+        / cell**2
+        * fluence_rate
+        / radians_per_s
+        * polarization
+        * captured
+        * shape
+    )
