@@ -24,7 +24,7 @@ from iotbx import mtz
 from nanobragg_plugin.adapters.miller import made_up_structure_factors
 
 HERE = Path(__file__).resolve().parent
-CELL, SPACE_GROUP, D_MIN = (79.1, 79.1, 38.4, 90, 90, 90), "P 43 21 2", 1.25
+CELL, SPACE_GROUP, D_MIN = (79.1, 79.1, 38.4, 90, 90, 90), "P 43 21 2", 1.6
 
 #: name -> (unit, limit, whether the value must be below it)
 LIMITS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -50,8 +51,9 @@ def simulate_panel(
         cache = carryover.initialize_phi_cache(model.shape, domains)
     scale = R_E_SQR * experiment.beam.fluence * experiment.crystal.spot_scale
     pixels = simulated_pixels(model)
-    if cache is None:  # the carryover depends on which pixel comes first
-        pixels = sparse.active_pixels(kernel, panel, pixels, float(scale), options.tolerance)
+    # the carryover depends on which pixel comes first: there all are needed
+    if cache is None and sparse.has_bound(kernel, options.tolerance):
+        pixels = active_pixels(kernel, panel, pixels, float(scale))
     if len(pixels) == 0:
         return torch.zeros(model.shape, dtype=scale.dtype, device=scale.device)
     batches = pixel_batches(pixels, len(exposure.phi) * domains, options.batch_steps)
@@ -81,26 +83,47 @@ def sum_batches(
 ) -> Tensor:
     """The kernel's sums of all batches, [n], in their order.
 
-    The first comes first: after it the phi cache is the same for all others. On a CPU, without
-    gradients, these are shared out among threads, each with a batch of its own: operations that
+    The first comes first: after it the phi cache is the same for all others.
+    """
+    first, cache = _recomputed(kernel, panel, batches[0], cache)
+    if torch.is_grad_enabled():
+        rest = [_recomputed(kernel, panel, batch, cache)[0] for batch in batches[1:]]
+    else:
+        rest = in_threads(lambda batch: kernel(panel, batch, cache)[0], batches[1:])
+    return torch.cat([first, *rest])
+
+
+def active_pixels(kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float) -> Tensor:
+    """The pixels [m, 2] among [n, 2] that are not known to have less than the tolerance."""
+    tolerance = kernel.options.tolerance
+
+    def active(chunk: Tensor) -> Tensor:
+        return sparse.active_pixels(kernel, panel, chunk, scale, tolerance)
+
+    chunks = pixels.split(kernel.options.batch_steps)
+    return torch.cat(in_threads(active, chunks)) if chunks else pixels
+
+
+def in_threads(work: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> list[Tensor]:
+    """`work` of every item, in their order, without gradients.
+
+    On a CPU each thread takes an item of its own, with one thread within torch: operations that
     are split among threads wait for the slowest at every step, which on a busy machine is
     several times slower.
     """
-    first, cache = _recomputed(kernel, panel, batches[0], cache)
     threads = torch.get_num_threads()
-    if torch.is_grad_enabled() or batches[0].device.type != "cpu" or threads == 1:
-        return torch.cat([first, *(_recomputed(kernel, panel, b, cache)[0] for b in batches[1:])])
 
-    def alone(batch: Tensor) -> Tensor:
+    def alone(item: Tensor) -> Tensor:
         with torch.no_grad():
-            return kernel(panel, batch, cache)[0]
+            return work(item)
 
+    if threads == 1 or len(items) < 2 or items[0].device.type != "cpu":
+        return [alone(item) for item in items]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            rest = list(pool.map(alone, batches[1:]))
+            return list(pool.map(alone, items))
     finally:
         torch.set_num_threads(threads)
-    return torch.cat([first, *rest])
 
 
 def place(panel: Panel, pixels: Tensor, values: Tensor) -> Tensor:

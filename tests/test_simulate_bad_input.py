@@ -23,16 +23,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
-from dxtbx.model import Scan
 from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
+from nanobragg_plugin.adapters import load
 from nanobragg_plugin.run import sweep as run_sweep
 
 NAN = float("nan")
 LOG = "nanobragg.simulate.log"
 COMMAND = str(Path(sys.executable).with_name("nanobragg.simulate"))
-BLANK = "no sensible number"
 
 
 @pytest.fixture
@@ -383,7 +382,6 @@ BAD_MODELS = [
     ("scan", "exposure_time", [NAN, 1, 1]),
     ("crystal", "real_space_a", [0, 0, 0]),
     ("crystal", "real_space_a", [NAN, 0, 0]),
-    ("crystal", "real_space_a", [-7, 39, 0]),
     ("crystal", "space_group_hall_symbol", "nonsense"),
 ]
 
@@ -423,8 +421,8 @@ class Malicious:
         return (os.mkdir, ("broken_into",))
 
 
-def good(n_fast: int = 24, n_slow: int = 18, kind: type = flex.bool) -> object:
-    return kind(flex.grid(n_slow, n_fast), kind is not flex.bool or True)
+def good(n_fast: int = 24, n_slow: int = 18, kind: type = flex.bool, value: float = 1) -> object:
+    return kind(flex.grid(n_slow, n_fast), bool(value) if kind is flex.bool else value)
 
 
 BAD_LOOKUPS = {
@@ -439,12 +437,12 @@ BAD_LOOKUPS = {
     "of wrong shape": ("mask", pickle.dumps((good(18, 24),)), "24x18 pixels .* detector 18x24"),
     "of two panels": ("mask", pickle.dumps((good(), good())), "18x24, 18x24 pixels"),
     "flat": ("mask", pickle.dumps((flex.bool(18 * 24),)), "432 pixels"),
-    "gain of 0": ("gain", pickle.dumps((good(kind=lambda g, v: flex.double(g, 0)),)), "no gain"),
+    "gain of 0": ("gain", pickle.dumps((good(kind=flex.double, value=0),)), "no gain"),
     "gain a mask": ("gain", pickle.dumps((good(),)), "it holds a .*bool"),
-    "NaN": (
+    "pedestal of wrong shape": (
         "pedestal",
-        pickle.dumps((good(kind=lambda g, v: flex.double(g, NAN)),)),
-        "no pedestal",
+        pickle.dumps((good(18, 24, flex.double),)),
+        "the pedestal .* has 24x18 pixels",
     ),
 }
 
@@ -467,16 +465,18 @@ def test_masks_of_random_bytes(expt: str) -> None:
     whole = pickle.dumps((good(),))
     rng = np.random.default_rng(7)
     refusals = 0
-    for _ in range(300):
+    for _ in range(400):
         damaged = bytearray(whole)
         for place in rng.integers(0, len(whole), 3):
             damaged[place] = rng.integers(256)
         Path("lookup.pickle").write_bytes(damaged)
         try:
-            run_sweep.Lookup, sim.command.load.lookup(experiment)
+            mask = load.lookup(experiment).mask
         except Sorry:
             refusals += 1
-    assert refusals > 200  # some damage leaves a mask, of other values
+        else:  # the damage was to the values
+            assert [tile.shape for tile in mask] == [(18, 24)]
+    assert refusals > 100
 
 
 # ---- outputs
@@ -611,13 +611,16 @@ def test_exit_status_and_message(expt: str) -> None:
 
 
 def test_a_full_disk(expt: str) -> None:
-    """A limit on the size of files stands for the disk's."""
+    """A limit on the size of files stands for the disk's. (Debian's HDF5 may crash when the
+    process ends, after all is said and done: so much is said of the exit status alone.)"""
     done = run_command(
         expt, *sim.QUICK, "geometry.detector.panel.image_size=300,300", "output.compression=none",
         limit=200_000,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.startswith("Sorry: ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode != 0
+    said = "Sorry: the images cannot be written: File too large; make room, or write elsewhere\n"
+    assert done.stderr.startswith(said)
+    assert "Please report" not in done.stderr
     assert sorted(os.listdir()) == ["models.expt", LOG]
 
 
@@ -639,10 +642,3 @@ def test_killed_half_way(number: int, expt: str) -> None:
     expected = (143, -number) if number == signal.SIGTERM else (-number, 1, 130)
     assert process.returncode in expected
     assert sorted(os.listdir()) == ["models.expt", LOG]
-
-
-def test_a_scan_of_no_images_cannot_be_had() -> None:
-    """So that there is no test of it: dxtbx refuses it."""
-    with pytest.raises(RuntimeError):
-        Scan((1, 0), (0.0, 1.0)).get_array_range()
-        raise RuntimeError

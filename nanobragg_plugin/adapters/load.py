@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import math
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from dials.util.slice import slice_experiments
 from dxtbx.model import Experiment, ExperimentList
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, flex_pickle
 
 logger = logging.getLogger("dials.nanobragg_plugin.adapters.load")
 
@@ -173,8 +171,7 @@ def _array_of(theirs: Any, what: str, shapes: list[tuple[int, int]]) -> list[np.
     if not entry.data.empty():
         arrays = [tile.data().as_numpy_array() for tile in entry.data]
     elif entry.filename:
-        kind = "bool" if what == "mask" else "double"
-        arrays = _unpickled(entry.filename, what, lambda file: _Unpickler(file, kind).load())
+        arrays = _unpickled(entry.filename, what)
     else:
         return None
     if [array.shape for array in arrays] != shapes:
@@ -195,8 +192,8 @@ def _sizes(shapes: list[tuple[int, ...]]) -> str:
     )
 
 
-def _unpickled(name: str, what: str, load: Callable[[io.BytesIO], Any]) -> list[np.ndarray]:
-    """The arrays of a pickle: one, or a tuple of one a panel."""
+def _unpickled(name: str, what: str) -> list[np.ndarray]:
+    """The arrays of a file as DIALS writes them, one a panel."""
     mend = "give the experiment list another, or none"
     try:
         data = Path(name).read_bytes()
@@ -206,34 +203,7 @@ def _unpickled(name: str, what: str, load: Callable[[io.BytesIO], Any]) -> list[
             f"{error.strerror}; {mend}"
         ) from error
     try:
-        arrays = load(io.BytesIO(data))
-        arrays = (arrays,) if hasattr(arrays, "as_numpy_array") else tuple(arrays)
-        return [array.as_numpy_array() for array in arrays]
-    except (
-        pickle.UnpicklingError,
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # all that pickle says of bytes that are none
+        return flex_pickle.read(data, "bool" if what == "mask" else "double")
+    except flex_pickle.FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Sorry(f"{name} is not a {what} as DIALS writes it ({reason}); {mend}") from error
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads arrays of DIALS, tuples of flex of one kind, and nothing else that a pickle can
-    hold: what an experiment list names may come from strangers."""
-
-    def __init__(self, file: io.BytesIO, kind: str) -> None:
-        super().__init__(file, encoding="bytes")
-        self._allowed = (kind, "grid")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in self._allowed and module.endswith("array_family_flex_ext"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")

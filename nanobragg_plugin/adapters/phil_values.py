@@ -9,8 +9,8 @@ from typing import Any
 from libtbx import Auto
 from libtbx.utils import Sorry
 
-#: What may be None though its default is not.
-OPTIONAL = ("output.log",)
+#: What may be None though its default is not (`none` of a choice is None to libtbx).
+OPTIONAL = ("output.log", "output.compression")
 
 
 def check_values(scope: Any, params: Any) -> None:

@@ -60,14 +60,16 @@ def _run(args: list[str]) -> None:
     if params.preset == "help":
         print("Presets:\n  " + "\n  ".join(phil_files.presets()))
         return
-    outputs.check_log(params.output.log, arguments.inputs_of(params, listed))
+    files = outputs.Outputs.of(params.output, max(1, len(listed)))
+    inputs = arguments.inputs_of(params, listed)
+    files.check(params.output, inputs)
     log.config(verbosity=options.verbose, logfile=params.output.log)
     logger.info("nanobragg.simulate %s, torch %s", nanobragg_plugin.__version__, torch.__version__)
     if diff_phil:
         logger.info("The following parameters have been modified:\n\n%s", diff_phil)
     if params.compute.nthreads is not Auto:
         torch.set_num_threads(params.compute.nthreads)
-    simulate(params, listed)
+    simulate(params, listed, files, inputs)
 
 
 def parse(args: list[str]) -> tuple:
@@ -101,16 +103,13 @@ def geometry_of(args: list[str]):
     return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0].geometry
 
 
-def simulate(params, listed) -> None:
+def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
     if len(listed):
         sources = load.sweeps(listed)
         geometry_phil.override(sources, params.geometry)
     else:
         sources = [geometry_phil.experiment_from_phil(params.geometry)]
-    files = outputs.Outputs.of(params.output, len(sources))
-    inputs = arguments.inputs_of(params, sources)
-    files.check(params.output.overwrite, params.output.log, inputs)
     plans, detections = [], []
     for number, source in enumerate(sources):
         lookup = load.lookup(source)

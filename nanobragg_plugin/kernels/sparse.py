@@ -19,14 +19,19 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, TOPHAT_RADIUS_SQR
+from nanobragg_plugin.corrections import layer_depth
 from nanobragg_plugin.geometry import lab_position, unit
 from nanobragg_plugin.kernels import dense
 from nanobragg_plugin.models import Panel
 
 #: Shapes whose factor is a function of |N dh| that ends.
 SHAPES = ("gauss", "tophat")
-#: Pixels whose distances are found at a time.
-CHUNK = 1 << 14
+
+
+def has_bound(kernel: dense.Kernel, tolerance: float) -> bool:
+    """Whether pixels can be dropped at all."""
+    shape = kernel.experiment.crystal.xtal_shape
+    return tolerance > 0 and shape in SHAPES and float(kernel.fudge) > 0
 
 
 @torch.no_grad()
@@ -34,14 +39,8 @@ def active_pixels(
     kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float, tolerance: float
 ) -> Tensor:
     """The pixels [m, 2] among [n, 2] (slow, fast) that may have `tolerance` expected photons or
-    more; all of them where no bound is known. scale: r_e^2 fluence spot_scale."""
-    crystal = kernel.experiment.crystal
-    if tolerance <= 0 or crystal.xtal_shape not in SHAPES or float(kernel.fudge) <= 0:
-        return pixels
-    kept = [
-        chunk[_active(kernel, panel, chunk, scale, tolerance)] for chunk in pixels.split(CHUNK)
-    ]
-    return torch.cat(kept) if kept else pixels
+    more. scale: r_e^2 fluence spot_scale. Of a kernel that `has_bound`."""
+    return pixels[_active(kernel, panel, pixels, scale, tolerance)]
 
 
 def _active(
@@ -50,15 +49,15 @@ def _active(
     """[n] bool."""
     panel = dense.in_dtype(kernel.experiment.panels[number], kernel.options)
     slow, fast = (pixels[:, axis].to(panel.origin.dtype) + 0.5 for axis in (0, 1))
-    position = lab_position(panel, slow, fast)
-    depth_low, depth_high = _depths(kernel, number)
-    position = position + (depth_low + depth_high) / 2 * panel.normal
-    s1_unit, distance = unit(position)
-    half_pixel = torch.linalg.vector_norm(panel.pixel_size) / 2
-    half_depth = (depth_high - depth_low) / 2
-    nearest = distance - half_pixel - half_depth  # no sample is nearer to the crystal
-    sine = (1 - (s1_unit @ panel.normal) ** 2).clamp(min=0).sqrt() + half_pixel / nearest
-    off_centre = (half_pixel + half_depth * sine) / nearest
+    surface = lab_position(panel, slow, fast)
+    low, high = _depths(kernel, number, panel, surface)
+    s1_unit, distance = unit(surface + ((low + high) / 2)[:, None] * panel.normal)
+    # how far samples lie from this one along the panel, and along its normal
+    across = torch.linalg.vector_norm(panel.pixel_size) / 2 * (1 - 1 / kernel.options.oversample)
+    along = (high - low) / 2
+    nearest = distance - across - along  # no sample is nearer to the crystal
+    sine = (1 - (s1_unit @ panel.normal) ** 2).clamp(min=0).sqrt() + across / nearest
+    off_centre = (across + along * sine) / nearest
 
     wavenumber = 1 / kernel.wavelengths  # [steps or 1, sources]
     s0 = kernel.incident * wavenumber[..., None]
@@ -84,14 +83,20 @@ def _active(
     return active
 
 
-def _depths(kernel: dense.Kernel, panel: int) -> tuple[Tensor, Tensor]:
-    """The least and greatest depth, mm, at which a sensor may be sampled."""
-    layers = kernel.options.layers_of(panel)
+def _depths(
+    kernel: dense.Kernel, number: int, panel: Panel, surface: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The least and greatest depth [n], mm, at which the sensor below points [n, 3] is sampled,
+    with a hundredth of its thickness to spare for what changes within a pixel."""
+    layers = kernel.options.layers_of(number)
     if layers is None:
-        zero = torch.zeros((), dtype=kernel.abc.dtype, device=kernel.abc.device)
+        zero = torch.zeros(len(surface), dtype=surface.dtype, device=surface.device)
         return zero, zero
-    edges = layers.edges.to(kernel.abc.dtype)
-    return edges[0], edges[-1]
+    cosine = unit(surface)[0] @ panel.normal
+    spare = 0.01 * layers.edges[-1].to(surface.dtype)
+    first = layer_depth(layers, 0, panel.mu, cosine)
+    last = layer_depth(layers, len(layers.edges) - 2, panel.mu, cosine)
+    return first - spare, last + spare
 
 
 def _cut(

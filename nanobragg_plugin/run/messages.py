@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -13,6 +14,9 @@ from libtbx.utils import Sorry
 
 #: What torch says where an array does not fit into memory: on the CPU, on a GPU.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+#: Where HDF5 says why it failed to write.
+HDF5_FAILURE = re.compile(r"errno = \d+, error message = '([^']+)'")
 
 
 @contextlib.contextmanager
@@ -25,13 +29,11 @@ def clear() -> Iterator[None]:
         raise error from None
     except MemoryError:
         raise Sorry(_no_memory()) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise Sorry(f"{where}{error.strerror or _one_line(error)}") from None
-    except RuntimeError as error:
-        if any(words in str(error) for words in NO_MEMORY):
-            raise Sorry(_no_memory()) from None
-        raise
+    except (OSError, RuntimeError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise Sorry(reason) from None
 
 
 @contextlib.contextmanager
@@ -68,6 +70,17 @@ def of_phil() -> Iterator[None]:
         AssertionError,
     ) as error:
         raise Sorry(f"the parameters cannot be read: {_one_line(error)}") from None
+
+
+def _reason(error: OSError | RuntimeError) -> str | None:
+    """What the system, HDF5 or torch had to say; None of an error of another kind."""
+    hdf5 = HDF5_FAILURE.search(str(error))
+    if hdf5:
+        return f"the images cannot be written: {hdf5.group(1)}; make room, or write elsewhere"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or _one_line(error)}"
+    return _no_memory() if any(words in str(error) for words in NO_MEMORY) else None
 
 
 def _one_line(error: BaseException) -> str:

@@ -15,18 +15,6 @@ from typing import Any
 from libtbx.utils import Sorry
 
 
-def check_log(path: str | None, inputs: Iterable[str]) -> None:
-    """`Sorry` unless the log can be written; it replaces an older one, as in DIALS, but not a
-    file that is read."""
-    if path is None:
-        return
-    _refuse_inputs([Path(path)], inputs)
-    if not Path(path).exists() or Path(path).is_file():
-        check_writable(path, overwrite=True)
-    elif Path(path).is_dir():
-        raise Sorry(f"cannot write {path}: it is a folder; choose another output.log")
-
-
 def check_writable(path: str | Path, overwrite: bool) -> None:
     """`Sorry` unless a file can be written there."""
     path = Path(path)
@@ -88,18 +76,25 @@ class Outputs:
             Path(params.preview) if params.preview else None,
         )
 
-    def check(self, overwrite: bool, log: str | None, inputs: Iterable[str]) -> None:
-        """`Sorry` unless all of them can be written, under different names, over no input."""
+    def check(self, params: Any, inputs: Iterable[str]) -> None:
+        """`Sorry` unless all of them, and the log of the extracted `output` scope, can be written,
+        under different names, over no input. The log replaces an older one, as in DIALS."""
         files = [*self.images, self.experiments, self.provenance]
         files += [self.preview] if self.preview else []
-        named = [*files, Path(log)] if log else files
-        names = [path.resolve() for path in named]
+        log = [Path(params.log)] if params.log else []
+        names = [path.resolve() for path in [*files, *log]]
         doubled = {str(name) for name in names if names.count(name) > 1}
         if doubled:
             raise Sorry(f"two outputs would both be {', '.join(sorted(doubled))}: rename one")
-        _refuse_inputs(files, inputs)
+        read = {Path(name).resolve() for name in inputs}
+        for path, name in zip([*files, *log], names):
+            if name in read:
+                raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
         for path in files:
-            check_writable(path, overwrite)
+            check_writable(path, params.overwrite)
+        for path in log:
+            if path.is_dir() or path.is_file() or not path.exists():  # /dev/null is none of these
+                check_writable(path, overwrite=True)
 
     @contextlib.contextmanager
     def staged(self) -> Iterator[list[Path]]:
@@ -119,10 +114,3 @@ class Outputs:
             raise Sorry(text) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_inputs(files: Iterable[Path], inputs: Iterable[str]) -> None:
-    read = {Path(name).resolve() for name in inputs}
-    for path in files:
-        if path.resolve() in read:
-            raise Sorry(f"{path} is an input: it would be overwritten; choose another output name")
