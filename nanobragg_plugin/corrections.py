@@ -8,14 +8,21 @@ from torch import Tensor
 from nanobragg_plugin.models import Layers, Panel
 
 
-def solid_angle(panel: Panel, distance: Tensor, point_pixel: bool = False) -> Tensor:
+def solid_angle(panel: Panel, distance: Tensor, plane: Tensor, point_pixel: bool = False) -> Tensor:
     """Steradian subtended by a pixel at `distance` [...] mm from the crystal: p_fast p_slow
-    D / R^3, D the distance of the panel's plane. A point pixel: 1/R^2, R in metres, as
-    nanoBragg.c has it (not a solid angle; for parity only)."""
+    D / R^3; plane [...] mm is D, the distance of the plane that the pixel is seen in. A point
+    pixel: 1/R^2, R in metres, as nanoBragg.c has it (not a solid angle; for parity only)."""
     if point_pixel:
         return (distance * 1e-3) ** -2
-    plane = (panel.origin * panel.normal).sum()
     return panel.pixel_size.prod() * plane / distance**3
+
+
+def seen_plane(panel: Panel, layers: Layers | None, distance: Tensor, cosine: Tensor) -> Tensor:
+    """Distance, mm, of the plane in which a sample [...] at `distance` sees its pixel: that of the
+    depth it is at; with `start` sampling the panel's surface, as nanoBragg.c has it."""
+    if layers is None or layers.sampling == "start":
+        return (panel.origin * panel.normal).sum()
+    return distance * cosine
 
 
 def polarization(s1_unit: Tensor, s0_unit: Tensor, axis: Tensor, kahn_factor: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Setup:
     phi: tuple[float, ...] = (0.3,)
     layers: int = 0
     thick_sampling: str = "absorption"
+    thick_capture: str = "layer"
     varying: tuple[str, ...] = ()
     polarized: bool = True
     panels: int = 1
@@ -71,6 +72,9 @@ FEATURES = {
     "layers, absorption": Setup(layers=3),
     "layers, midpoint": Setup(layers=3, thick_sampling="midpoint"),
     "layers, start": Setup(layers=3, thick_sampling="start"),
+    "layers, capture of the last": Setup(
+        layers=3, thick_capture="last", options={"oversample": 2, "oversample_thick": False}
+    ),
     "layers and sub-pixels": Setup(layers=2, options={"oversample": 2}),
     "unpolarized": Setup(polarized=False),
     "point pixels": Setup(options={"point_pixel": True}),
@@ -141,7 +145,9 @@ def build(setup: Setup, values: dict[str, Tensor]) -> Model:
     if setup.layers:
         edges = torch.linspace(0, 1, setup.layers + 1, dtype=torch.float64) ** 1.3
         edges = edges * values["thickness"]
-        layers = tuple(Layers(edges, setup.thick_sampling) for _ in range(setup.panels))
+        layers = tuple(
+            Layers(edges, setup.thick_sampling, setup.thick_capture) for _ in range(setup.panels)
+        )
     options = {"precision": "double", "layers": layers, **setup.options}
     return (
         experiment,

@@ -121,7 +121,9 @@ def test_the_pixels_of_a_panel_add_up_to_its_solid_angle():
     panel = tilted_panel()
     slow, fast = (torch.arange(size, dtype=torch.float64) + 0.5 for size in panel.shape)
     points = geometry.lab_position(panel, *torch.meshgrid(slow, fast, indexing="ij"))
-    found = corrections.solid_angle(panel, torch.linalg.vector_norm(points, dim=-1)).sum().item()
+    plane = panel.origin @ panel.normal
+    distance = torch.linalg.vector_norm(points, dim=-1)
+    found = corrections.solid_angle(panel, distance, plane).sum().item()
     corner = panel.origin
     along, down = 150.0 * panel.fast, 140.0 * panel.slow
     expected = triangle(corner, corner + along, corner + along + down)
@@ -132,8 +134,22 @@ def test_the_pixels_of_a_panel_add_up_to_its_solid_angle():
 
 def test_a_point_pixel_is_one_over_r_squared_in_metres():
     """nanoBragg.c: `if(point_pixel) omega_pixel = 1.0/airpath/airpath`, airpath in metres."""
-    found = corrections.solid_angle(tilted_panel(), vector(250.0), point_pixel=True)
+    distance = vector(250.0)
+    found = corrections.solid_angle(tilted_panel(), distance, distance, point_pixel=True)
     assert found.item() == pytest.approx(16.0, rel=1e-14)
+
+
+def test_a_layer_sees_its_pixel_in_its_own_plane():
+    """A panel moved back by a layer's depth; nanoBragg.c's `start` keeps the surface's D."""
+    panel = tilted_panel()
+    depth, distance, cosine = 0.4, vector(100.0, 150.0), vector(0.9, 0.8)
+    layers = Layers(vector(0.0, depth), "midpoint")
+    front = panel.origin @ panel.normal
+    position = vector(100.0 * 0.9, 150.0 * 0.8)
+    assert torch.equal(corrections.seen_plane(panel, layers, distance, cosine), position)
+    start = Layers(layers.edges, "start")
+    assert corrections.seen_plane(panel, start, distance, cosine) == front
+    assert corrections.seen_plane(panel, None, distance, cosine) == front
 
 
 def directions(n: int = 500) -> tuple[Tensor, Tensor]:

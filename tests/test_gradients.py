@@ -141,13 +141,13 @@ def on_the_beam(xtal_shape: str) -> tuple[Setup, dict[str, Tensor]]:
 def photons_on_the_beam(values: dict[str, Tensor], edges: list[float], xtal_shape: str) -> float:
     """What must arrive there: F = F(000) (core_models leaves it to default_F, 21), F_latt its
     maximum, polarization 1, and for each layer what it captures at normal incidence times
-    p_fast p_slow D/R^3 at its mean depth of absorption, integrated numerically."""
+    p_fast p_slow/R^2 at its mean depth of absorption, integrated numerically."""
     mu, angle = values["mu"].item(), 0.0
     for top, bottom in zip(edges[:-1], edges[1:]):
         z = torch.linspace(top, bottom, 20001, dtype=torch.float64)
         absorbed = torch.exp(-mu * z)
         depth = (torch.trapezoid(z * absorbed, z) / torch.trapezoid(absorbed, z)).item()
-        angle += (math.exp(-mu * top) - math.exp(-mu * bottom)) * 6.0 * 31.0 / (31.0 + depth) ** 3
+        angle += (math.exp(-mu * top) - math.exp(-mu * bottom)) * 6.0 / (31.0 + depth) ** 2
     maximum = values["Ncells_abc"].prod().item()
     if xtal_shape == "round":
         maximum *= 0.723601254558268  # nanoBragg.c

@@ -245,6 +245,11 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
         )
         for panel in experiment.panels
     ]
+    if given.thick_capture == "last" and given.oversample_thick:
+        raise Sorry(
+            "sampling.thick_capture=last is what nanoBragg.c does without -oversample_thick: give "
+            "sampling.oversample_thick=False too"
+        )
     oversample = given.oversample
     if oversample is Auto:
         oversample = sampling.classic_oversample(experiment)

@@ -18,6 +18,7 @@ from nanobragg_plugin.corrections import (
     capture_fraction,
     layer_depth,
     polarization,
+    seen_plane,
     solid_angle,
 )
 from nanobragg_plugin.geometry import lab_position, scattering_vector, subpixel_offsets, unit
@@ -114,7 +115,8 @@ class Kernel:
             for offset in offsets:
                 sample = _sample(panel, pixels, offset, layers, layer)
                 if omega is None or options.oversample_omega:
-                    omega = solid_angle(panel, sample.distance, options.point_pixel)
+                    plane = seen_plane(panel, layers, sample.distance, sample.cosine)
+                    omega = solid_angle(panel, sample.distance, plane, options.point_pixel)
                 if capture is None or options.oversample_thick:
                     capture = _capture(panel, sample, layers, layer)
                 for source in range(len(self.weight)):

@@ -85,8 +85,13 @@ class Kernel:
         total = torch.zeros((), dtype=torch.float64)
         # one value a pixel (a layer, for capture), that of the first sample, unless oversampled
         omega = polar = None
-        for layer in range(1 if layers is None else len(layers.edges) - 1):
+        n_layers = 1 if layers is None else len(layers.edges) - 1
+        for layer in range(n_layers):
             capture = None
+            if layers is not None and layers.capture == "last":  # nanoBragg.c's defect
+                first = 0.5 / options.oversample
+                deepest = point_in_sensor(panel, layers, n_layers - 1, slow + first, fast + first)
+                capture = absorbed_in(panel, layers, n_layers - 1, deepest / length(deepest))
             for sub_slow in range(options.oversample):
                 for sub_fast in range(options.oversample):
                     along_slow = slow + (sub_slow + 0.5) / options.oversample
@@ -94,7 +99,7 @@ class Kernel:
                     position = point_in_sensor(panel, layers, layer, along_slow, along_fast)
                     s1 = position / length(position)
                     if omega is None or options.oversample_omega:
-                        omega = solid_angle(panel, position, options.point_pixel)
+                        omega = solid_angle(panel, layers, position, options.point_pixel)
                     if capture is None or options.oversample_thick:
                         capture = absorbed_in(panel, layers, layer, s1)
                     for source in range(len(weight)):
@@ -240,11 +245,13 @@ def point_in_sensor(
     return surface + depth * normal(panel)
 
 
-def solid_angle(panel: Panel, position: Tensor, point_pixel: bool) -> Tensor:
-    """p_fast p_slow D/R^3, D the distance of the panel's plane; a point: 1/R^2, R in metres."""
+def solid_angle(panel: Panel, layers: Layers | None, position: Tensor, point_pixel: bool) -> Tensor:
+    """p_fast p_slow D/R^3, D the distance of the plane at the sample's depth (nanoBragg.c, hence
+    `start`: of the panel's surface); a point: 1/R^2, R in metres."""
     if point_pixel:
-        return 1 / (position @ position * 1e-6)
-    plane = panel.origin @ normal(panel)
+        return 1 / (length(position) / 1000) ** 2
+    at_surface = layers is None or layers.sampling == "start"
+    plane = (panel.origin if at_surface else position) @ normal(panel)
     return panel.pixel_size[0] * panel.pixel_size[1] * plane / length(position) ** 3
 
 

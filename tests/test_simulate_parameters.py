@@ -1,0 +1,413 @@
+# ruff: noqa: E402
+"""Every parameter of nanobragg.simulate acts, each within a run where it should.
+
+A parameter that is added to phil/ without an entry here fails a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import h5py
+import miller_files as mf
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("dials")
+
+import simulate_helpers as sim
+from dxtbx.model import Crystal, Detector
+
+# ---- experiment lists and files to act on
+
+
+def hierarchical() -> Detector:
+    """Two panels in a group."""
+    flat, result = sim.detector(2), Detector()
+    group = result.hierarchy().add_group()
+    for panel in flat:
+        group.add_panel(panel)
+    return result
+
+
+def orthorhombic(cell: tuple = (30.0, 40.0, 50.0)) -> Crystal:
+    a, b, c = cell
+    return Crystal((0, a, 0), (b, 0, 0), (0, 0, -c), space_group_symbol="P1")
+
+
+def small_cell() -> Crystal:
+    """That of miller_files' P 1 structure, which its files are of."""
+    orthogonalize = mf.symmetry("P 1").unit_cell().orthogonalization_matrix()
+    vectors = np.array(orthogonalize).reshape(3, 3).T
+    return Crystal(*(tuple(map(float, v)) for v in vectors), space_group_symbol="P1")
+
+
+EXPERIMENTS = {
+    "sweep": sim.sweep,
+    "panels": lambda: sim.sweep(detector=sim.detector(2)),
+    "hierarchy": lambda: sim.sweep(detector=hierarchical()),
+    "through zero": lambda: sim.sweep(scan=sim.scan(start=-0.5)),
+    "timed": lambda: sim.sweep(scan=sim.scan(exposure=0.1)),
+    "orthorhombic": lambda: sim.sweep(crystal=orthorhombic()),
+    "small cell": lambda: sim.sweep(crystal=small_cell()),
+}
+
+
+def files() -> None:
+    """Structure factors of miller_files' structure in P 1, by every way a parameter needs."""
+    atoms = mf.structure("P 1", anomalous=True)
+    Path("model.pdb").write_text(mf.structure("P 1").as_pdb_file())
+    f_calc = abs(atoms.structure_factors(d_min=2.1, algorithm="direct").f_calc())
+    f_calc.as_mtz_dataset("F").mtz_object().write("one.mtz")
+    two = f_calc.as_mtz_dataset("F")
+    two.add_miller_array(f_calc.customized_copy(data=2 * f_calc.data()), "G")
+    two.mtz_object().write("two.mtz")
+    cell = list(f_calc.unit_cell().parameters())
+    cell[0] *= 1.03
+    f_calc.customized_copy(unit_cell=cell).as_mtz_dataset("F").mtz_object().write("longer.mtz")
+    with open("shelx.hkl", "w") as stream:
+        f_calc.customized_copy(sigmas=f_calc.data() / 10).export_as_shelx_hklf(stream)
+
+
+@dataclass(frozen=True)
+class Act:
+    """A parameter acts: `change` of it (and nothing else) alters `what` of a run with the models
+    `models` and the arguments `base`. what: pixels (values, shape or mask), models (what the .expt
+    has), storage (type and compression), files, log, threads, batches; refused (the change ends
+    in a Sorry), allowed (without the change it does); before: left out of the usual arguments."""
+
+    change: str
+    what: str = "pixels"
+    models: str | None = "sweep"
+    base: tuple[str, ...] = ()
+    without: tuple[str, ...] = field(default=())
+
+
+PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
+GONIOMETER = "geometry.goniometer."
+NO_FLUENCE = ("beam.fluence",)
+FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
+SPREAD = ("crystal.mosaic.spread_deg=0.5", "crystal.mosaic.domains=3")
+FINE = ("sampling.oversample=2", "compute.precision=double")
+MODEL = ("structure_factors.file=model.pdb", "structure_factors.d_min=3")
+TWO_AXES = ("geometry.goniometer.axes=0,1,0,1,0,0", "geometry.goniometer.angles=10,20")
+THICK = "sampling.thicksteps"
+
+ACTS = {
+    "preset": Act("preset=pilatus_6m", without=("background.level",)),
+    "geometry.detector.panel.id": Act(
+        f"{PANEL}id=1", models="panels", base=(f"{PANEL}gain=2", f"{PANEL}name=x")
+    ),
+    "geometry.detector.panel.name": Act(f"{PANEL}name=other", "models"),
+    "geometry.detector.panel.type": Act(f"{PANEL}type=SENSOR_PAD", "models"),
+    "geometry.detector.panel.gain": Act(f"{PANEL}gain=2"),
+    "geometry.detector.panel.pedestal": Act(f"{PANEL}pedestal=10"),
+    "geometry.detector.panel.pixel_size": Act(f"{PANEL}pixel_size=0.4,0.3"),
+    "geometry.detector.panel.image_size": Act(f"{PANEL}image_size=20,14"),
+    "geometry.detector.panel.trusted_range": Act(f"{PANEL}trusted_range=-1,999", "models"),
+    "geometry.detector.panel.thickness": Act(f"{PANEL}thickness=0.1"),
+    "geometry.detector.panel.material": Act(f"{PANEL}material=CdTe"),
+    "geometry.detector.panel.fast_axis": Act(f"{PANEL}fast_axis=0.8,0,0.6"),
+    "geometry.detector.panel.slow_axis": Act(f"{PANEL}slow_axis=0,-0.8,0.6"),
+    "geometry.detector.panel.origin": Act(f"{PANEL}origin=-6,6,-40"),
+    "geometry.detector.panel.parallax_correction": Act(
+        f"{PANEL}parallax_correction=True", "models"
+    ),
+    "geometry.detector.hierarchy.name": Act(f"{HIERARCHY}name=other", "models"),
+    "geometry.detector.hierarchy.fast_axis": Act(f"{HIERARCHY}fast_axis=0.8,0,0.6"),
+    "geometry.detector.hierarchy.slow_axis": Act(f"{HIERARCHY}slow_axis=0,0.8,0.6"),
+    "geometry.detector.hierarchy.origin": Act(f"{HIERARCHY}origin=0,0,-5"),
+    "geometry.detector.hierarchy.group.id": Act(f"{HIERARCHY}group.id=7", "refused"),
+    **{
+        f"geometry.detector.hierarchy.group.{name}": Act(
+            f"{HIERARCHY}group.{name}={value}", what, "hierarchy", (f"{HIERARCHY}group.id=0",)
+        )
+        for name, value, what in (
+            ("name", "other", "models"),
+            ("fast_axis", "0.8,0,0.6", "pixels"),
+            ("slow_axis", "0,0.8,0.6", "pixels"),
+            ("origin", "0,0,-5", "pixels"),
+            ("panel", "0", "refused"),
+        )
+    },
+    "geometry.detector.mosflm_beam_centre": Act("geometry.detector.mosflm_beam_centre=5,5"),
+    "geometry.detector.distance": Act("geometry.detector.distance=50"),
+    "geometry.detector.fast_slow_beam_centre": Act("geometry.detector.fast_slow_beam_centre=10,9"),
+    "geometry.detector.slow_fast_beam_centre": Act("geometry.detector.slow_fast_beam_centre=9,10"),
+    "geometry.beam.wavelength": Act("geometry.beam.wavelength=1.1"),
+    "geometry.beam.direction": Act("geometry.beam.direction=0.1,0,1"),
+    "geometry.beam.polarization_normal": Act("geometry.beam.polarization_normal=1,0,0"),
+    "geometry.beam.polarization_fraction": Act("geometry.beam.polarization_fraction=0.5"),
+    "geometry.beam.transmission": Act("geometry.beam.transmission=0.5", "models"),
+    "geometry.beam.flux": Act(
+        "geometry.beam.flux=3e12",
+        base=("geometry.beam.flux=1e12", *FLUX[1:]),
+        without=NO_FLUENCE,
+    ),
+    "geometry.goniometer.axis": Act(f"{GONIOMETER}axis=0,1,0"),
+    "geometry.goniometer.axes": Act(f"{GONIOMETER}axes=0,1,0"),
+    "geometry.goniometer.angles": Act(f"{GONIOMETER}angles=10,40", models=None, base=TWO_AXES),
+    "geometry.goniometer.names": Act(
+        f"{GONIOMETER}names=phi,omega", "models", models=None, base=TWO_AXES
+    ),
+    "geometry.goniometer.scan_axis": Act(f"{GONIOMETER}scan_axis=1", models=None, base=TWO_AXES),
+    "geometry.goniometer.fixed_rotation": Act(f"{GONIOMETER}fixed_rotation=0,1,0,-1,0,0,0,0,1"),
+    "geometry.goniometer.setting_rotation": Act(f"{GONIOMETER}setting_rotation=0,1,0,-1,0,0,0,0,1"),
+    "geometry.goniometer.invert_rotation_axis": Act(f"{GONIOMETER}invert_rotation_axis=True"),
+    "geometry.scan.image_range": Act("geometry.scan.image_range=11,12"),
+    "geometry.scan.extrapolate_scan": Act(
+        "geometry.scan.extrapolate_scan=True",
+        "models",
+        models="timed",
+        base=("geometry.scan.image_range=11,15",),
+    ),
+    "geometry.scan.oscillation": Act("geometry.scan.oscillation=7,0.5"),
+    "geometry.scan.batch_offset": Act("geometry.scan.batch_offset=100", "models"),
+    "geometry.crystal.unit_cell": Act("geometry.crystal.unit_cell=30,40,60,90,90,90"),
+    "geometry.crystal.space_group": Act(
+        "geometry.crystal.space_group=P222", "models", "orthorhombic"
+    ),
+    "geometry.crystal.misset_deg": Act("geometry.crystal.misset_deg=1,2,3"),
+    "geometry.crystal.A_matrix": Act("geometry.crystal.A_matrix=.03,0,0,0,.02,0,0,0,.03"),
+    "structure_factors.file": Act("structure_factors.file=one.mtz", models="small cell"),
+    "structure_factors.labels": Act(
+        "structure_factors.labels=G", "allowed", "small cell", ("structure_factors.file=two.mtz",)
+    ),
+    "structure_factors.observation_type": Act(
+        "structure_factors.observation_type=intensities",
+        models="small cell",
+        base=("structure_factors.file=shelx.hkl", "structure_factors.observation_type=amplitudes"),
+    ),
+    "structure_factors.default_F": Act("structure_factors.default_F=50"),
+    "structure_factors.d_min": Act(
+        "structure_factors.d_min=8", models="small cell", base=("structure_factors.file=one.mtz",)
+    ),
+    "structure_factors.cell_tolerance_percent": Act(
+        "structure_factors.cell_tolerance_percent=5",
+        "allowed",
+        "small cell",
+        ("structure_factors.file=longer.mtz",),
+    ),
+    **{
+        f"structure_factors.model.{change.split('=')[0]}": Act(
+            f"structure_factors.model.{change}", models="small cell", base=MODEL
+        )
+        for change in (
+            "bulk_solvent=False",
+            "k_sol=0.2",
+            "b_sol=10",
+            "wavelength=0.98",
+            "algorithm=fft",
+        )
+    },
+    "crystal.Ncells_abc": Act("crystal.Ncells_abc=9,5,4"),
+    "crystal.domain_size_ang": Act("crystal.domain_size_ang=400"),
+    "crystal.xtal_shape": Act("crystal.xtal_shape=square"),
+    "crystal.fudge": Act("crystal.fudge=2"),
+    "crystal.size_mm": Act("crystal.size_mm=0.01,0.01,0.01", without=("crystal.spot_scale",)),
+    "crystal.spot_scale": Act("crystal.spot_scale=2e4"),
+    "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
+    "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),
+    "crystal.mosaic.distribution": Act("crystal.mosaic.distribution=cap", base=SPREAD),
+    "crystal.mosaic.frame": Act("crystal.mosaic.frame=lab", base=SPREAD),
+    "crystal.mosaic.seed": Act("crystal.mosaic.seed=5", base=SPREAD),
+    "beam.fluence": Act("beam.fluence=2e24"),
+    "beam.flux": Act("beam.flux=2e12", base=FLUX, without=NO_FLUENCE),
+    "beam.exposure_s": Act("beam.exposure_s=0.2", base=FLUX, without=NO_FLUENCE),
+    "beam.beamsize_mm": Act("beam.beamsize_mm=0.01,0.02", base=FLUX, without=NO_FLUENCE),
+    "beam.polarization_correction": Act("beam.polarization_correction=False"),
+    "sampling.oversample": Act("sampling.oversample=2"),
+    "sampling.oversample_omega": Act("sampling.oversample_omega=False", base=FINE),
+    "sampling.oversample_polar": Act("sampling.oversample_polar=False", base=FINE),
+    "sampling.oversample_thick": Act("sampling.oversample_thick=False", base=FINE),
+    "sampling.point_pixel": Act("sampling.point_pixel=True"),
+    "sampling.phisteps": Act("sampling.phisteps=3"),
+    "sampling.phi_sampling": Act("sampling.phi_sampling=start"),
+    "sampling.phistep_deg": Act("sampling.phistep_deg=0.2"),
+    "sampling.phi_carryover_mode": Act(
+        "sampling.phi_carryover_mode=c-parity",
+        models="through zero",
+        base=("sampling.phi_sampling=start",),
+    ),
+    "sampling.thicksteps": Act(f"{THICK}=3"),
+    "sampling.thick_sampling": Act("sampling.thick_sampling=start"),
+    "sampling.thick_capture": Act("sampling.thick_capture=last"),
+    "sampling.thickstep_mm": Act("sampling.thickstep_mm=0.1"),
+    "sampling.roi": Act("sampling.roi=2,9,3,11"),
+    "sampling.image_range": Act("sampling.image_range=12,13"),
+    "compute.precision": Act("compute.precision=double"),
+    "compute.device": Act("compute.device=nosuch", "refused"),
+    "compute.nthreads": Act("compute.nthreads=3", "threads"),
+    "compute.batch_steps": Act("compute.batch_steps=100", "batches"),
+    "noise.poisson": Act("noise.poisson=True", "storage"),
+    "noise.seed": Act("noise.seed=1", base=("noise.poisson=True",)),
+    "background.level": Act("background.level=4"),
+    "output.prefix": Act("output.prefix=other", "files"),
+    "output.experiments": Act("output.experiments=other.expt", "files"),
+    "output.provenance": Act("output.provenance=other.json", "files"),
+    "output.log": Act("output.log=other.log", "files"),
+    "output.overwrite": Act("output.overwrite=True", "allowed", base=("output.log=simulated.txt",)),
+    "output.preview": Act("output.preview=other.png", "files"),
+    "output.compression": Act("output.compression=none", "storage"),
+}
+
+
+def test_every_parameter_is_listed() -> None:
+    """(The parser adds input.experiments, which every test uses.)"""
+    defined = {item.path for item in sim.command.phil_scope.all_definitions()}
+    assert set(ACTS) == defined
+    for path, act in ACTS.items():
+        assert act.change.split("=")[0] == path
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all experiment lists and structure factors."""
+    folder = tmp_path_factory.mktemp("material")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, make in EXPERIMENTS.items():
+            sim.write_expt(f"{name}.expt", make())
+        files()
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    pixels: tuple
+    models: str
+    storage: tuple
+    files: tuple
+    log: str
+    threads: int
+    batches: int
+
+
+@cache
+def outcome(folder: Path, arguments: tuple[str, ...]) -> Outcome:
+    """What a run in `folder` makes; made once for the same arguments."""
+    counted: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(torch, "set_num_threads", counted.append)
+        batches = count_batches(patch)
+        with made_here(folder) as made:
+            sim.simulate(*arguments)
+            return outcome_of(made(), counted, batches)
+
+
+@contextlib.contextmanager
+def made_here(folder: Path) -> Iterator[Callable[[], list[Path]]]:
+    """Lists what has been made in the folder since; removes it in the end."""
+    before = set(folder.iterdir())
+
+    def made() -> list[Path]:
+        return sorted(set(folder.iterdir()) - before)
+
+    try:
+        yield made
+    finally:
+        for path in made():
+            path.unlink()
+
+
+def outcome_of(made: list[Path], counted: list[int], batches: list[int]) -> Outcome:
+    (images,) = (path for path in made if path.suffix == ".nxs")
+    (listed,) = (path for path in made if path.suffix == ".expt")
+    logs = [path for path in made if path.suffix == ".log"]
+    with h5py.File(images) as handle:
+        data = handle["/entry/data/data"]
+        values = data[()]
+        mask = handle["/entry/instrument/detector"].get("pixel_mask")
+        mask = None if mask is None else mask[()].tobytes()
+        storage = (data.dtype, data.compression)
+    return Outcome(
+        (values.shape, values.tobytes(), mask),
+        models_of(listed),
+        storage,
+        tuple(path.name for path in made),
+        logs[0].read_text() if logs else "",
+        (counted or [0])[0],
+        len(batches),
+    )
+
+
+def count_batches(patch: pytest.MonkeyPatch) -> list:
+    """A list that grows with each call of the kernel."""
+    calls: list[int] = []
+    module = sim.command.sweep.simulate.__globals__
+    original = module["dense"].Kernel.__call__
+
+    def counting(*args: object) -> object:
+        calls.append(1)
+        return original(*args)
+
+    patch.setattr(module["dense"].Kernel, "__call__", counting)
+    return calls
+
+
+def models_of(path: Path) -> str:
+    content = json.loads(path.read_text())
+    names = ("beam", "detector", "goniometer", "scan", "crystal")
+    return json.dumps({name: content[name] for name in names}, sort_keys=True)
+
+
+@pytest.mark.parametrize("path", ACTS)
+def test_parameter_acts(path: str, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    act = ACTS[path]
+    usual = [*sim.QUICK, "noise.poisson=False"]
+    usual = [a for a in usual if not a.startswith((*act.without, "?"))]
+    models = list(sim.GEOMETRY) if act.models is None else [f"{act.models}.expt"]
+    if act.models is None:
+        models = [a for a in models if not a.startswith(f"{GONIOMETER}axis")]
+    base = (*models, *usual, *act.base)
+    monkeypatch.chdir(material)
+    if act.what == "refused":
+        outcome(material, base)
+        sim.refused(*base, act.change)
+    elif act.what == "allowed":
+        with made_here(material):
+            if path == "output.overwrite":
+                Path("simulated.nxs").write_text("old")
+            sim.refused(*base)
+            sim.simulate(*base, act.change)
+            assert h5py.is_hdf5("simulated.nxs")
+    else:
+        before, after = outcome(material, base), outcome(material, (*base, act.change))
+        assert getattr(before, act.what) != getattr(after, act.what)
+        if act.what in ("files", "threads", "batches", "storage"):
+            assert before.models == after.models
+        if act.what == "models":
+            assert before.pixels == after.pixels
+
+
+def test_a_change_of_nothing_changes_nothing(material: Path) -> None:
+    """So that the tests above mean what they say: the same run twice, a default given."""
+    base = ("sweep.expt", *sim.QUICK, "noise.poisson=False")
+    before = outcome(material, base)
+    after = outcome(material, (*base, "crystal.fudge=1"))
+    assert before.pixels == after.pixels and before.models == after.models
+    assert before.files == after.files and before.storage == after.storage
+
+
+@pytest.mark.parametrize("shape", ["square", "round", "gauss", "tophat", "gauss_star"])
+def test_every_choice_of_shape_acts(shape: str, material: Path) -> None:
+    base = ("sweep.expt", *sim.QUICK, "noise.poisson=False")
+    other = outcome(material, (*base, "crystal.xtal_shape=tophat_star"))
+    assert outcome(material, (*base, f"crystal.xtal_shape={shape}")).pixels != other.pixels
+
+
+def test_every_parameter_has_a_type_and_help() -> None:
+    """Of ours; dxtbx's have their own."""
+    for item in sim.command.phil_scope.all_definitions():
+        if item.path.startswith("geometry.") and not item.path.startswith("geometry.crystal."):
+            continue
+        assert item.object.type is not None, item.path
+        assert item.object.help and not re.search(r"[a-z][A-Z(]", item.object.help), item.path
