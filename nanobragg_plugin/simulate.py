@@ -117,7 +117,7 @@ def in_threads(work: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> lis
         with torch.no_grad():
             return work(item)
 
-    if threads == 1 or len(items) < 2 or items[0].device.type != "cpu":
+    if threads == 1 or len(items) < 2 or not items[0].is_cpu:
         return [alone(item) for item in items]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -20,9 +20,10 @@ def example(monkeypatch, tmp_cwd):
 
 
 def test_demo(example, capsys):
-    """The figures that the demonstration asks for, on fewer images than it has itself."""
+    """The figures that the demonstration asks for, all of it: in 8 degrees instead of 20 a turn
+    of crystal and detector about the beam is hardly determined (0.03 degrees)."""
     demo = example("demo")
-    good = demo["main"]("out", "sampling.image_range=1,16")
+    good = demo["main"]("out")
     printed = capsys.readouterr().out
     assert good, printed
     for name in demo["LIMITS"]:

@@ -117,8 +117,10 @@ def _beam(params: Any, model: Any) -> Any:
 def _detector(params: Any, model: Any, beam: Any) -> Any:
     params = copy.deepcopy(params)
     detector = params.detector
+    for name, scopes in (("panel", detector.panel), ("hierarchy.group", detector.hierarchy.group)):
+        _refuse_lone_ids(name, scopes)
     detector.panel = _merged(detector.panel, lambda panel: panel.id)
-    groups = [group for group in detector.hierarchy.group if group.id is not None]
+    groups = [group for group in detector.hierarchy.group if _given(group)]
     detector.hierarchy.group = _merged(groups, lambda group: tuple(group.id))
     if model is not None:
         for panel in detector.panel:
@@ -186,6 +188,18 @@ def _given(scope: Any) -> bool:
     values = {name: value for name, value in vars(scope).items() if not name.startswith("_")}
     number = values.pop("id", 0)
     return number not in (None, 0) or any(map(_given, values.values()))
+
+
+def _refuse_lone_ids(name: str, scopes: list[Any]) -> None:
+    """`Sorry` for a panel or group number with nothing beside it, as two assignments of a command
+    line make it: `panel.id=1 panel.gain=2` are two panels, of which the second is panel 0."""
+    for scope in scopes:
+        others = [v for key, v in vars(scope).items() if key != "id" and not key.startswith("_")]
+        if _given(scope) and (scope.id is None or not any(map(_given, others))):
+            raise Sorry(
+                f"geometry.detector.{name}: give its id together with what is changed, in a PHIL "
+                f"file: geometry.detector.{name} {{ id=1; name=x }}"
+            )
 
 
 def _merged(scopes: list[Any], key: Callable[[Any], Any]) -> list[Any]:

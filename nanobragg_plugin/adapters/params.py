@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import torch
@@ -39,11 +40,15 @@ def master_scope() -> Any:
 
 def with_preset(scope: Any, name: str) -> Any:
     """The scope with a preset's values for its defaults."""
+    return scope.fetch(parse(file_name=preset_file(name)))
+
+
+def preset_file(name: str) -> str:
+    """The PHIL file of a preset."""
     presets = phil_files.presets()
     if name not in presets:
-        known = ", ".join(presets) or "none, there are no presets"
-        raise Sorry(f"there is no preset {name!r}: choose from {known}")
-    return scope.fetch(parse(presets[name]))
+        raise Sorry(f"there is no preset {name!r}: choose from {', '.join(presets)}")
+    return str(resources.files(phil_files) / "presets" / f"{name}.phil")
 
 
 @dataclass(frozen=True)

@@ -76,19 +76,20 @@ def parse(args: list[str]) -> tuple:
     """Extracted parameters, options, experiments of the list, and what was modified."""
     scope, args = phil_scope, arguments.plain(args)
     name = arguments.preset_of(args)
-    if name not in (None, "help"):
+    preset = [] if name in (None, "help") else [adapt.preset_file(name)]
+    if preset and {"-c", "--show-config"} & set(args):
         scope = adapt.with_preset(scope, name)
     parser = ArgumentParser(
         phil=scope, usage=USAGE, epilog=__doc__, read_experiments=True, check_format=False
     )
     with messages.of_phil():
         params, options, unhandled = parser.parse_args(
-            args=args, show_diff_phil=False, return_unhandled=True
+            args=[*preset, *args], show_diff_phil=False, return_unhandled=True
         )
     listed = arguments.experiments_of(params)
     if params.preset != name:
         raise Sorry(f"preset={params.preset}: give it by its full name, preset=..., or in a file")
-    if name and len(listed):  # a preset's models would override those of the list
+    if preset and len(listed):  # a preset's models would override those of the list
         params.geometry = geometry_of(args)
     arguments.check_readable(unhandled)
     arguments.take_files(unhandled, params, scope)
