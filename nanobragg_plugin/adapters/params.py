@@ -170,10 +170,7 @@ def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> t
         )
     umats = None
     if spread > 0:
-        cap = params.mosaic.distribution == "cap"
-        seed = params.mosaic.seed
-        if seed is None:
-            seed = mosaic.CLASSIC_SEED if cap else 0
+        seed = mosaic_seed(params.mosaic)
         radians = torch.tensor(spread / RTD, dtype=torch.float64)
         umats = mosaic.mosaic_umats(radians, domains, params.mosaic.distribution, seed)
     spot_scale, how = spot_scale_of(params, beam_params, ncells, float(volume(a_matrix)))
@@ -191,6 +188,13 @@ def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> t
         "orientations"
     )
     return models.crystal(experiment.crystal, options, device), note
+
+
+def mosaic_seed(params: Any) -> int:
+    """The seed of the domains' orientations; params: the PHIL scope crystal.mosaic, extracted."""
+    if params.seed is not None:
+        return params.seed
+    return mosaic.CLASSIC_SEED if params.distribution == "cap" else 0
 
 
 def spot_scale_of(

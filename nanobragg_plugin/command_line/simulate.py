@@ -120,7 +120,7 @@ def simulate(params, listed, files, inputs) -> None:
         which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
         logger.info("\n".join([*which, *plans[-1].notes]))
     text = phil_scope.format(params).as_str()
-    seeds = {"noise": params.noise.seed, "mosaic": params.crystal.mosaic.seed}
+    seeds = {"noise": params.noise.seed, "mosaic": adapt.mosaic_seed(params.crystal.mosaic)}
     record = provenance.provenance(text, inputs, seeds)
     first = simulate_sweeps(plans, detections, files, record, params.output.compression)
     written = []
