@@ -24,8 +24,8 @@ setup:  ## the environment: .venv over Debian's DIALS, or the activated conda en
 demo: setup  ## simulate the example sweep, process it with DIALS, compare with the truth
 	@PATH="$(BIN):$$PATH" "$(BIN)/python" examples/demo.py "$(DEMO)"
 
-test: setup  ## the whole test suite (PYTEST_ARGS="..." is passed on)
-	@PATH="$(BIN):$$PATH" "$(BIN)/python" -m pytest $(PYTEST_ARGS)
+test: setup  ## the whole test suite, two tests at a time (PYTEST_ARGS="..." is passed on)
+	@PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: setup  ## ruff: rules and layout
 	@"$(BIN)/ruff" check .
