@@ -29,10 +29,8 @@ def simulate(
     again.
     """
     options = SimulationOptions() if options is None else options
-    return [
-        simulate_panel(experiment, panel, exposure, structure_factors, options)
-        for panel in range(len(experiment.panels))
-    ]
+    kernel = dense.Kernel(experiment, exposure, structure_factors, options)
+    return [_panel_image(kernel, panel) for panel in range(len(experiment.panels))]
 
 
 def simulate_panel(
@@ -43,20 +41,24 @@ def simulate_panel(
     options: SimulationOptions,
 ) -> Tensor:
     """Expected Bragg photons [slow, fast] of one panel of one image."""
-    model = experiment.panels[panel]
-    kernel = dense.Kernel(experiment, exposure, structure_factors, options)
-    domains = len(experiment.crystal.umats)
+    return _panel_image(dense.Kernel(experiment, exposure, structure_factors, options), panel)
+
+
+def _panel_image(kernel: dense.Kernel, panel: int) -> Tensor:
+    experiment, options = kernel.experiment, kernel.options
+    model, beam = experiment.panels[panel], experiment.beam
+    steps, domains = kernel.abc.shape[:2]
     cache = None
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
-    scale = R_E_SQR * experiment.beam.fluence * experiment.crystal.spot_scale
+    scale = R_E_SQR * beam.fluence * experiment.crystal.spot_scale
     pixels = simulated_pixels(model)
     # the carryover depends on which pixel comes first: there all are needed
     if cache is None and sparse.has_bound(kernel, options.tolerance):
         pixels = active_pixels(kernel, panel, pixels, float(scale))
     if len(pixels) == 0:
         return torch.zeros(model.shape, dtype=scale.dtype, device=scale.device)
-    batches = pixel_batches(pixels, len(exposure.phi) * domains, options.batch_steps)
+    batches = pixel_batches(pixels, steps * domains, options.batch_steps)
     return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache))
 
 
@@ -119,10 +121,11 @@ def in_threads(work: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> lis
 
     if threads == 1 or len(items) < 2 or not items[0].is_cpu:
         return [alone(item) for item in items]
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(alone, items))
+        return list(pool.map(alone, items))
     finally:
+        pool.shutdown(cancel_futures=True)  # interrupted, the rest of the image is not waited for
         torch.set_num_threads(threads)
 
 
