@@ -21,6 +21,7 @@ from preset_spots import HALF, darwin, lonely, preset, whole_photons, window
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import params as adapt
+from nanobragg_plugin.command_line.simulate import run
 
 #: Panels, pixels of a panel (fast, slow), pixel and sensor mm, wavelength, images.
 PRESETS = {
@@ -224,3 +225,9 @@ def test_brightness_is_darwin_s(name: str) -> None:
     total = sum(float(panel.sum()) for image in images for panel in image)
     print(f"\n{name}: {total:.1f} photons, {total / darwin(given, spot):.4f} of Darwin's")
     assert total == pytest.approx(darwin(given, spot), rel=5e-3)
+
+
+def test_the_distance_of_several_panels_is_refused(tmp_cwd):
+    """dxtbx moves single panels only; its own message is empty."""
+    with pytest.raises(Sorry, match="a detector of one panel, this one has 8"):
+        run(["preset=jungfrau_4m", "geometry.detector.distance=200"])

@@ -131,6 +131,12 @@ def _detector(params: Any, model: Any, beam: Any) -> Any:
                 )
         if not _given(detector.panel):
             detector.panel = []  # or dxtbx makes panel 0's parallax correction anew
+    panels = len(detector.panel if model is None else model)
+    if detector.distance is not None and panels > 1:
+        raise Sorry(
+            f"geometry.detector.distance is for a detector of one panel, this one has {panels}: "
+            "move it with geometry.detector.hierarchy.fast_axis, slow_axis and origin"
+        )
     for panel in detector.panel:
         for name in ("gain", "pixel_size", "image_size"):
             if getattr(panel, name) is not None:
