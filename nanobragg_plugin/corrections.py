@@ -42,8 +42,9 @@ def polarization(s1_unit: Tensor, s0_unit: Tensor, axis: Tensor, kahn_factor: Te
 
 def capture_fraction(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tensor:
     """Fraction of the photons absorbed in a layer; cosine [...]: |s1 . n|; mu [] 1/mm."""
+    top, bottom = (layers.edges[i].to(cosine.dtype) for i in (layer, layer + 1))
     rate = mu / cosine
-    return torch.exp(-layers.edges[layer] * rate) - torch.exp(-layers.edges[layer + 1] * rate)
+    return torch.exp(-top * rate) - torch.exp(-bottom * rate)
 
 
 def layer_depth(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def layer_depth(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tenso
     in the layer, the first moment of exp(-mu z/cosine): spots then shift as in reality even
     where there are few layers.
     """
-    top, bottom = layers.edges[layer], layers.edges[layer + 1]
+    top, bottom = (layers.edges[i].to(cosine.dtype) for i in (layer, layer + 1))
     thickness = bottom - top
     if layers.sampling == "start":
         return top.expand_as(cosine)
@@ -62,5 +63,6 @@ def layer_depth(layers: Layers, layer: int, mu: Tensor, cosine: Tensor) -> Tenso
     x = thickness * mu / cosine
     small = x < 1e-3
     safe = torch.where(small, torch.ones_like(x), x)
-    share = torch.where(small, 0.5 - x / 12, 1 / safe - 1 / torch.expm1(safe))
+    # beyond 80 the second term is below rounding, and its gradient would overflow
+    share = torch.where(small, 0.5 - x / 12, 1 / safe - 1 / torch.expm1(safe.clamp(max=80)))
     return top + thickness * share

@@ -30,10 +30,13 @@ def corner_directions(panel: Panel) -> Tensor:
 
 
 def q_max(panels: tuple[Panel, ...], beam: Beam) -> float:
-    """1/d_min, 1/Angstrom, of the corner that scatters farthest."""
+    """1/d_min, 1/Angstrom, of the corner that scatters farthest; 2/wavelength, the most there is,
+    of a detector that reaches beyond 2theta = 90 degrees."""
     s0, wavelength = beam.direction.reshape(-1, 3), beam.wavelength.min()
     corners = torch.cat([corner_directions(panel) for panel in panels]).to(s0)
     cosine = (corners @ s0.T).min().clamp(-1, 1)
+    if cosine < 0:  # backwards the farthest point may lie inside a panel
+        return float(2 / wavelength)
     return float(torch.sqrt(2 - 2 * cosine) / wavelength)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def _panel_image(kernel: dense.Kernel, panel: int) -> Tensor:
     if cache is None and sparse.has_bound(kernel, options.tolerance):
         pixels = active_pixels(kernel, panel, pixels, float(scale))
     if len(pixels) == 0:
-        return torch.zeros(model.shape, dtype=scale.dtype, device=scale.device)
+        return scale * torch.zeros(model.shape, dtype=options.index_dtype, device=scale.device)
     batches = pixel_batches(pixels, steps * domains, options.batch_steps)
     return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache))
 
@@ -87,10 +88,11 @@ def sum_batches(
 
     The first comes first: after it the phi cache is the same for all others.
     """
-    first, cache = _recomputed(kernel, panel, batches[0], cache)
     if torch.is_grad_enabled():
+        first, cache = _recomputed(kernel, panel, batches[0], cache)
         rest = [_recomputed(kernel, panel, batch, cache)[0] for batch in batches[1:]]
     else:
+        ((first, cache),) = in_threads(lambda batch: kernel(panel, batch, cache), batches[:1])
         rest = in_threads(lambda batch: kernel(panel, batch, cache)[0], batches[1:])
     return torch.cat([first, *rest])
 
@@ -106,20 +108,20 @@ def active_pixels(kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float
     return torch.cat(in_threads(active, chunks)) if chunks else pixels
 
 
-def in_threads(work: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> list[Tensor]:
+def in_threads(work: Callable[[Tensor], Any], items: Sequence[Tensor]) -> list[Any]:
     """`work` of every item, in their order, without gradients.
 
     On a CPU each thread takes an item of its own, with one thread within torch: operations that
     are split among threads wait for the slowest at every step, which on a busy machine is
-    several times slower.
+    several times slower, and long sums would depend on the number of threads.
     """
     threads = torch.get_num_threads()
 
-    def alone(item: Tensor) -> Tensor:
+    def alone(item: Tensor) -> Any:
         with torch.no_grad():
             return work(item)
 
-    if threads == 1 or len(items) < 2 or not items[0].is_cpu:
+    if threads == 1 or not items or not items[0].is_cpu:
         return [alone(item) for item in items]
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -92,22 +92,21 @@ def nearest(sf: StructureFactors, h0: Tensor, k0: Tensor, l0: Tensor) -> Tensor:
     exact = torch.float64 if sf.Fhkl.numel() > 1 << 23 else torch.float32
     sizes = sf.Fhkl.shape
     rows = [
-        _in_box(index, low, size, exact)
+        _padded_index(index, low, size).to(exact)
         for index, low, size in zip((h0, k0, l0), sf.hkl_min, sizes)
     ]
     # in floating point, which is exact below 2^24 or 2^53: half the passes over the data
     flat = (rows[0] * sizes[1] + rows[1]) * sizes[2] + rows[2]
-    origin = ((sf.hkl_min[0] - 1) * sizes[1] + sf.hkl_min[1] - 1) * sizes[2] + sf.hkl_min[2] - 1
     # a NaN stays NaN so far, and the box's first element is default_F
-    flat = (flat - origin).nan_to_num(nan=0.0)
-    return torch.take(sf.Fhkl, flat.to(torch.int64))  # 3 times as fast on a CPU as indexing
+    flat = flat.nan_to_num(nan=0.0).to(torch.int64)
+    return torch.take(sf.Fhkl, flat)  # 3 times as fast on a CPU as indexing
 
 
-def _in_box(index: Tensor, low: int, size: int, exact: torch.dtype) -> Tensor:
-    """An index clamped to the padded box along one axis, in a dtype that is exact there."""
+def _padded_index(index: Tensor, low: int, size: int) -> Tensor:
+    """Where along one axis of the padded box an index stands, the outer layer if outside it."""
     if not index.is_floating_point() or index.dtype in (torch.float16, torch.bfloat16):
         index = index.to(torch.float64)
-    return index.clamp(low - 1, low + size - 2).to(exact)
+    return index.clamp(low - 1, low + size - 2) - (low - 1)
 
 
 def _check_shapes(indices: Tensor, amplitudes: Tensor) -> None:

@@ -264,3 +264,22 @@ def test_the_scattering_vector_is_braggs():
     q = geometry.scattering_vector(s1, s0, vector(0.9768))
     theta = torch.arccos((s1 @ s0).clamp(-1, 1)) / 2
     torch.testing.assert_close(q.norm(dim=-1), 2 * theta.sin() / 0.9768, rtol=1e-12, atol=0)
+
+
+def test_the_depth_in_an_opaque_sensor_has_a_gradient():
+    """t mu = 900: all is absorbed at 1/mu, whose gradient is -1/mu^2 (exp(900) overflows)."""
+    mu = vector(900.0).requires_grad_()
+    depth = corrections.layer_depth(Layers(vector(0.0, 1.0)), 0, mu, torch.ones_like(mu))
+    assert depth.item() == pytest.approx(1 / 900, rel=1e-12)
+    (gradient,) = torch.autograd.grad(depth.sum(), mu)
+    assert gradient.item() == pytest.approx(-1 / 900**2, rel=1e-9)
+
+
+@pytest.mark.parametrize("sampling", ["absorption", "midpoint", "start"])
+def test_layers_follow_the_precision(sampling):
+    """float64 edges and a float32 ray, as with precision=single, give float32."""
+    layers = Layers(vector(0.0, 0.1, 0.45), sampling)
+    cosine = torch.tensor([0.8, 0.9])
+    mu = torch.tensor(3.0)
+    assert corrections.layer_depth(layers, 1, mu, cosine).dtype == torch.float32
+    assert corrections.capture_fraction(layers, 1, mu, cosine).dtype == torch.float32

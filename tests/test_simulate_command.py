@@ -326,7 +326,7 @@ def test_help_and_configuration(arguments, shown, tmp_cwd: Path, capsys) -> None
 
 def test_presets_are_listed(tmp_cwd: Path, capsys) -> None:
     sim.simulate("preset=help")
-    assert "\n  pilatus_6m\n" in capsys.readouterr().out and os.listdir() == []
+    assert "\n  pilatus_6m     A PILATUS3" in capsys.readouterr().out and os.listdir() == []
 
 
 def test_log(expt: str, capsys) -> None:

@@ -97,6 +97,29 @@ def test_most_pixels_of_a_large_crystal_are_dropped():
     assert 0 < float((image > 0).double().mean()) < 0.3
 
 
+def test_a_beam_whose_direction_alone_changes_in_the_scan():
+    experiment, exposure, amplitudes, options = random_model(2)
+    direction = experiment.beam.direction
+    drift = from_vector(tensor([0.001, 0.0, 0.0])) @ direction[0].T
+    beam = dataclasses.replace(experiment.beam, direction=torch.stack([direction[0], drift.T]))
+    experiment = dataclasses.replace(experiment, beam=beam)
+    with torch.no_grad():
+        dense = simulate(experiment, exposure, amplitudes, options)[0]
+        tolerance = 1e-6 * float(dense.max())
+        loose = dataclasses.replace(options, tolerance=tolerance)
+        sparse = simulate(experiment, exposure, amplitudes, loose)[0]
+    assert float((dense - sparse).abs().max()) < tolerance
+    assert (sparse == 0).any()
+
+
+def test_an_amplitude_that_is_no_number_is_not_passed_over():
+    experiment, exposure, amplitudes, options = random_model(4)
+    amplitudes.Fhkl[41, 41, 42] = math.nan
+    with torch.no_grad():
+        loose = dataclasses.replace(options, tolerance=1e-3)
+        assert simulate(experiment, exposure, amplitudes, loose)[0].nan_to_num(0).max() > 0
+
+
 @pytest.mark.parametrize("shape", ["square", "round", "gauss_star", "tophat_star"])
 def test_other_shapes_are_computed_everywhere(shape):
     experiment, exposure, amplitudes, options = random_model(1, shape)

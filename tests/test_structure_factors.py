@@ -139,3 +139,13 @@ def test_huge_box_is_refused():
 def test_shapes_that_do_not_fit(indices, amplitudes):
     with pytest.raises(ValueError, match="must be"):
         table(indices, amplitudes)
+
+
+def test_a_box_far_from_the_origin():
+    """Its flat indices pass 2^24 on the way although the box is small: found by a plain lookup."""
+    h, k, l = torch.arange(60, 64), torch.arange(-300, 301, 7), torch.arange(-300, 301, 5)
+    indices = torch.cartesian_prod(h, k, l)
+    amplitudes = torch.arange(1, len(indices) + 1, dtype=torch.float64)
+    sf = table(indices, amplitudes)
+    assert torch.equal(nearest(sf, *indices.double().unbind(1)), amplitudes)
+    assert torch.equal(nearest(sf, *indices.unbind(1)), amplitudes)

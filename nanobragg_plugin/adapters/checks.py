@@ -81,6 +81,15 @@ def has_oscillation(scan: object) -> bool:
     return not hasattr(scan, "has_property") or scan.has_property("oscillation")
 
 
+#: What gives an experiment a model that its list lacks.
+HOW_TO_GIVE = {
+    "detector": "geometry.detector.panel.image_size, pixel_size, trusted_range and origin",
+    "beam": "geometry.beam.wavelength and direction",
+    "crystal": "geometry.crystal.unit_cell",
+    "goniometer": "geometry.goniometer.axis",
+}
+
+
 def check_experiment(experiment: object) -> None:
     """`Sorry` unless a dxtbx experiment has all its models and they agree in length.
 
@@ -93,7 +102,8 @@ def check_experiment(experiment: object) -> None:
     missing = [name for name in needed if getattr(experiment, name) is None]
     if missing:
         raise Sorry(
-            f"the experiment has no {' and no '.join(missing)}: give an experiment list that has"
+            f"the experiment has no {' and no '.join(missing)}: give an experiment list that has, "
+            f"or {'; '.join(HOW_TO_GIVE[name] for name in missing)}"
         )
     scan = experiment.scan
     images = 1 if scan is None else scan.get_num_images()

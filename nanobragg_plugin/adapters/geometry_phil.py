@@ -26,6 +26,8 @@ from nanobragg_plugin.adapters.phil_values import positive
 
 #: More images than any scan has: a slip of the pen, which would fill the memory.
 MAX_IMAGES = 1_000_000
+#: Angstrom; longer ones are no crystallographer's x-rays, but an energy taken for a wavelength.
+MAX_WAVELENGTH = 100.0
 
 
 def experiment_from_phil(params: Any) -> Experiment:
@@ -103,6 +105,17 @@ def _beam(params: Any, model: Any) -> Any:
     params = copy.deepcopy(params)
     if params.beam.wavelength is not None:
         positive(params.beam.wavelength, "geometry.beam.wavelength")
+        if params.beam.wavelength > MAX_WAVELENGTH:
+            raise Sorry(
+                f"geometry.beam.wavelength={params.beam.wavelength:g}: it is in Angstrom, 12398.42 "
+                "over the energy in eV"
+            )
+    for name in ("wavelength", "direction"):
+        if model is None and getattr(params.beam, name) is None:
+            raise Sorry(
+                f"there is no beam: give geometry.beam.{name} too, or an experiment list (the "
+                "wavelength is in Angstrom, the direction points from the sample to the source)"
+            )
     for name in ("direction", "polarization_normal"):
         if getattr(params.beam, name) is not None and not any(getattr(params.beam, name)):
             raise Sorry(f"geometry.beam.{name}=0,0,0 is no direction")

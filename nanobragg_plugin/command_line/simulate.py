@@ -58,7 +58,9 @@ def run(args: list[str] | None = None) -> None:
 def _run(args: list[str]) -> None:
     params, options, listed, diff_phil = parse(args)
     if params.preset == "help":
-        print("Presets:\n  " + "\n  ".join(phil_files.presets()))
+        print("Presets:")
+        for name, text in phil_files.presets().items():
+            print(f"  {name:14} {text.splitlines()[0].lstrip('# ')}")
         return
     files = outputs.Outputs.of(params.output, max(1, len(listed)))
     inputs = arguments.inputs_of(params, listed)

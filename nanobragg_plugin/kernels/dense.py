@@ -66,6 +66,8 @@ class Kernel:
         self.metric = (a_matrix.T @ a_matrix).to(value)
         self.ncells, self.fudge = crystal.Ncells_abc.to(value), crystal.fudge.to(value)
         self.amplitudes = structure_factors.to(dtype=value)
+        box = self.amplitudes.Fhkl.detach()
+        self.strongest = torch.maximum(box.amax(), -box.amin())
 
     def __call__(
         self,

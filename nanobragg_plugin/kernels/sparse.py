@@ -61,6 +61,7 @@ def _active(
 
     wavenumber = 1 / kernel.wavelengths  # [steps or 1, sources]
     s0 = kernel.incident * wavenumber[..., None]
+    wavenumber = wavenumber.expand(s0.shape[:2])  # either may change with the steps
     mean_wavenumber, mean_s0 = wavenumber.mean(1), s0.mean(1)
     spread = (wavenumber - mean_wavenumber[:, None]).abs().amax()
     spread = spread + torch.linalg.vector_norm(s0 - mean_s0[:, None], dim=-1).amax()
@@ -79,7 +80,7 @@ def _active(
         x = q @ (mean[step] / ncells[:, None]).T
         away = torch.linalg.vector_norm((x - x.round()) * ncells, dim=-1)
         q_length = torch.linalg.vector_norm(q, dim=-1) + dq
-        active |= away <= reach + a * q_length + b * dq
+        active |= ~(away > reach + a * q_length + b * dq)  # what is not a number stays
     return active
 
 
@@ -108,6 +109,6 @@ def _cut(
         return (TOPHAT_RADIUS_SQR / fudge).sqrt()
     # omega <= p^2 D'/R^3 <= p^2/R^2; polarization and the layers' sum of captures are <= 1
     omega = nearest**-2 * (1e6 if kernel.options.point_pixel else panel.pixel_size.prod())
-    strongest = kernel.amplitudes.Fhkl.abs().amax().to(nearest.dtype)
+    strongest = kernel.strongest.to(nearest.dtype)
     peak = scale * omega * (strongest * kernel.ncells.to(nearest.dtype).prod()) ** 2
     return (GAUSS_WIDTH_SQR / 2 / fudge * (peak / tolerance).log().clamp(min=0)).sqrt()
