@@ -17,6 +17,11 @@ ORTHOGONAL_TOLERANCE = 1e-6
 ROTATION_TOLERANCE = 1e-4
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, as one line; the name of its kind if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def finite(values: float | Iterable[float], what: str) -> Tensor:
     """Numbers of a dxtbx model as float64 [n] (or [] of one); `Sorry` if any is NaN or infinite.
 

@@ -10,6 +10,8 @@ from dxtbx.model import Crystal
 from libtbx.utils import Sorry
 from scitbx import matrix
 
+from nanobragg_plugin.adapters import checks
+
 
 def crystal_from_phil(params: Any, crystal: Crystal | None = None) -> Crystal:
     """The crystal that the extracted scope describes; what it leaves open is that of `crystal`,
@@ -76,7 +78,7 @@ def _cell(parameters: Sequence[float]) -> uctbx.unit_cell:
     try:
         cell = uctbx.unit_cell(parameters)
     except (RuntimeError, ValueError) as error:
-        raise Sorry(f"{what}: {' '.join(str(error).split())}") from error
+        raise Sorry(f"{what}: {checks.one_line(error)}") from error
     return cell
 
 

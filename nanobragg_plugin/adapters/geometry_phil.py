@@ -246,5 +246,5 @@ def _made(what: str, factory: Any, *args: Any) -> Any:
         AssertionError,
         ZeroDivisionError,
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = checks.one_line(error)
         raise Sorry(f"geometry.{what} does not describe a {what}: {reason}") from error

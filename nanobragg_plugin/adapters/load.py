@@ -205,5 +205,5 @@ def _unpickled(name: str, what: str) -> list[np.ndarray]:
     try:
         return flex_pickle.read(data, "bool" if what == "mask" else "double")
     except flex_pickle.FAILURES as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = checks.one_line(error)
         raise Sorry(f"{name} is not a {what} as DIALS writes it ({reason}); {mend}") from error

@@ -14,6 +14,8 @@ from cctbx import adptbx, crystal, miller, sgtbx, uctbx, xray
 from cctbx.array_family import flex
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.checks import one_line
+
 # Five Gaussians an element, good to sin(theta)/lambda = 6 / Angstrom.
 _SCATTERING_TABLE = "wk1995"
 
@@ -41,7 +43,7 @@ def read_model(path: Path, kind: str) -> xray.structure:
             raise Sorry("it has no atoms")
         structure.scattering_type_registry(table=_SCATTERING_TABLE)
     except (Sorry, RuntimeError, ValueError, AssertionError, AttributeError, KeyError) as error:
-        raise Sorry(f"{path} cannot be used as a model: {_text(error)}.") from error
+        raise Sorry(f"{path} cannot be used as a model: {one_line(error).rstrip('.')}.") from error
     return structure
 
 
@@ -67,7 +69,7 @@ def model_structure_factors(
             return f_calc
         f_mask = mmtbx.masks.manager(f_calc, xray_structure=structure).shell_f_masks()[0]
     except (RuntimeError, ValueError) as error:
-        raise Sorry(f"{name} gives no structure factors: {_text(error)}.") from error
+        raise Sorry(f"{name} gives no structure factors: {one_line(error).rstrip('.')}.") from error
     stol_sq = f_calc.sin_theta_over_lambda_sq().data()
     k_mask = options.k_sol * flex.exp(-options.b_sol * stol_sq)
     return f_calc.customized_copy(data=f_calc.data() + f_mask.data() * k_mask)
@@ -153,8 +155,3 @@ def _one_model(pdb_input: Any) -> xray.structure:
     if pdb_input.crystal_symmetry() is None:
         raise Sorry("it has no unit cell or no space group (CRYST1): add them")
     return pdb_input.xray_structure_simple()
-
-
-def _text(error: BaseException) -> str:
-    """An error's text on one line, or its name."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -276,28 +276,33 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
     )
 
 
+def _steps(options: SimulationOptions, phisteps: int, experiment: Experiment) -> tuple[int, int]:
+    """Sensor layers, and steps of a pixel."""
+    layers = max(len(layers.edges) - 1 if layers else 1 for layers in options.layers)
+    domains = len(experiment.crystal.umats)
+    return layers, options.oversample**2 * layers * phisteps * domains
+
+
 def _check_size(made: Plan) -> None:
     """`Sorry` for so many steps that a run would neither end nor fit into memory."""
-    together = made.phisteps * len(made.experiment.crystal.umats)
-    layers = max(len(layers.edges) - 1 if layers else 1 for layers in made.options.layers)
-    steps = made.options.oversample**2 * layers * together
-    if steps > MAX_STEPS or together > MAX_SIMULTANEOUS:
+    layers, steps = _steps(made.options, made.phisteps, made.experiment)
+    domains = len(made.experiment.crystal.umats)
+    if steps > MAX_STEPS or made.phisteps * domains > MAX_SIMULTANEOUS:
         raise Sorry(
             f"every pixel would take {steps:.3g} steps: {made.options.oversample} x "
             f"{made.options.oversample} sub-pixels, {layers} sensor layers, {made.phisteps} phi "
-            f"steps, {len(made.experiment.crystal.umats)} mosaic domains; give less of them "
+            f"steps, {domains} mosaic domains; give less of them "
             "(sampling.oversample, sampling.phisteps ...), or a smaller domain "
             "(crystal.Ncells_abc), which needs less sub-pixels"
         )
 
 
 def _sampling_note(options: SimulationOptions, phisteps: int, experiment: Experiment) -> str:
-    layers = max(len(layers.edges) - 1 if layers else 1 for layers in options.layers)
-    domains = len(experiment.crystal.umats)
-    steps = options.oversample**2 * layers * phisteps * domains
+    layers, steps = _steps(options, phisteps, experiment)
     return (
         f"Sampling: {options.oversample} x {options.oversample} sub-pixels, {layers} sensor "
-        f"layers, {phisteps} phi steps, {domains} mosaic domains: {steps} steps a pixel"
+        f"layers, {phisteps} phi steps, {len(experiment.crystal.umats)} mosaic domains: {steps} "
+        "steps a pixel"
     )
 
 

@@ -19,6 +19,8 @@ from cctbx.array_family import flex
 from iotbx.reflection_file_reader import any_reflection_file
 from libtbx.utils import Sorry, detect_binary_file
 
+from nanobragg_plugin.adapters.checks import one_line
+
 # What iotbx's readers raise on files that are not quite what they look like; cctbx's C++ errors
 # are RuntimeError.
 _READER_ERRORS = (
@@ -213,7 +215,9 @@ def _arrays(path: Path, kind: str, observation_type: str) -> list[miller.array]:
                 assume_shelx_observation_type_is=observation_type if shelx else None
             )
     except (Sorry, *_READER_ERRORS) as error:
-        raise Sorry(f"{path} cannot be read as a file of reflections: {_text(error)}.") from error
+        raise Sorry(
+            f"{path} cannot be read as a file of reflections: {one_line(error).rstrip('.')}."
+        ) from error
     if reader.file_type() is None:
         raise Sorry(
             f"{path} is no file of reflections that can be read (.mtz, .cif, .sca, .hkl, XDS, "
@@ -232,7 +236,7 @@ def _kind_of_cif(path: Path) -> str:
     try:
         blocks = iotbx.cif.reader(file_path=str(path)).model().values()
     except (Sorry, *_READER_ERRORS) as error:
-        raise Sorry(f"{path} is not a valid CIF: {_text(error)}.") from error
+        raise Sorry(f"{path} is not a valid CIF: {one_line(error).rstrip('.')}.") from error
     keys = {key for block in blocks for key in block}
     if keys & {"_refln.index_h", "_refln_index_h"}:
         return "cif"
@@ -293,8 +297,3 @@ def _complain(
         f"Line {number} of {path}, '{line[:60]}', {what}: each line holds a reflection, "
         "three integers and its amplitude."
     ) from cause
-
-
-def _text(error: BaseException) -> str:
-    """An error's text on one line, or its name."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

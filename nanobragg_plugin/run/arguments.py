@@ -10,7 +10,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.phil import parse
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import load
+from nanobragg_plugin.adapters import checks, load
 
 #: The names of PHIL files, as DIALS' parser has them.
 PHIL_FILES = (".phil", ".param", ".params", ".eff", ".def")
@@ -91,7 +91,7 @@ def _refuse_assignment(arg: str, scope: Any) -> None:
         scope.command_line_argument_interpreter().process_arg(arg)
         reason = "is not understood"
     except (Sorry, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = checks.one_line(error)
         if reason.startswith("Unknown"):
             reason = "is unknown"
     raise Sorry(f"the parameter {arg!r}: {reason}; nanobragg.simulate -c -e 2 lists them all")
@@ -104,7 +104,7 @@ def _refuse_experiments(name: str) -> None:
         ExperimentListFactory.from_json_file(name, check_format=False)
     # whatever a file of arbitrary JSON makes dxtbx stumble over
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = checks.one_line(error)
     raise Sorry(f"{name} is not an experiment list that dxtbx can read: {reason[:300]}")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.checks import one_line
+
 #: What torch says where an array does not fit into memory: on the CPU, on a GPU.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -60,7 +62,7 @@ def of_phil() -> Iterator[None]:
     try:
         yield
     except Sorry as error:
-        raise Sorry(_one_line(error)) from None
+        raise Sorry(one_line(error)) from None
     except (
         RuntimeError,
         ValueError,
@@ -69,7 +71,7 @@ def of_phil() -> Iterator[None]:
         AttributeError,
         AssertionError,
     ) as error:
-        raise Sorry(f"the parameters cannot be read: {_one_line(error)}") from None
+        raise Sorry(f"the parameters cannot be read: {one_line(error)}") from None
 
 
 def _reason(error: OSError | RuntimeError) -> str | None:
@@ -79,12 +81,8 @@ def _reason(error: OSError | RuntimeError) -> str | None:
         return f"the images cannot be written: {hdf5.group(1)}; make room, or write elsewhere"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or _one_line(error)}"
+        return f"{where}{error.strerror or one_line(error)}"
     return _no_memory() if any(words in str(error) for words in NO_MEMORY) else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _no_memory() -> str:
