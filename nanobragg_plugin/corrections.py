@@ -19,8 +19,9 @@ def solid_angle(panel: Panel, distance: Tensor, plane: Tensor, point_pixel: bool
 
 def seen_plane(panel: Panel, layers: Layers | None, distance: Tensor, cosine: Tensor) -> Tensor:
     """Distance, mm, of the plane in which a sample [...] at `distance` sees its pixel: that of the
-    depth it is at; with `start` sampling the panel's surface, as nanoBragg.c has it."""
-    if layers is None or layers.sampling == "start":
+    depth it is at; with `start` sampling, and of a curved detector, the (flat) panel's surface,
+    as nanoBragg.c has it."""
+    if layers is None or layers.sampling == "start" or panel.curved is not None:
         return (panel.origin * panel.normal).sum()
     return distance * cosine
 

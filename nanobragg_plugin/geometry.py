@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.models import Panel
+from nanobragg_plugin.rotation import about_axis
 
 
 def subpixel_offsets(oversample: int) -> tuple[tuple[float, float], ...]:
@@ -21,6 +22,23 @@ def lab_position(panel: Panel, slow: Tensor, fast: Tensor) -> Tensor:
     along_fast = (fast * panel.pixel_size[0])[..., None] * panel.fast
     along_slow = (slow * panel.pixel_size[1])[..., None] * panel.slow
     return panel.origin + along_fast + along_slow
+
+
+def curve(panel: Panel, flat: Tensor) -> Tensor:
+    """Where nanoBragg.c's curved detector has points [..., 3] mm of the flat panel: everywhere at
+    one distance from the crystal.
+
+    `panel.curved` (along the beam to the middle, mm) is turned about the panel's slow axis by
+    y/distance and then about its fast axis by z/distance, y and z the laboratory components of
+    the flat point (nanoBragg.c, `curved_detector`). It is here to compare with nanoBragg.c alone:
+    the image is mirrored, and it only makes sense of a beam along x, so that y and z lie in
+    the panel.
+    """
+    middle = panel.curved
+    distance = torch.linalg.vector_norm(middle)
+    first = about_axis(panel.slow, flat[..., 1] / distance)
+    second = about_axis(panel.fast, flat[..., 2] / distance)
+    return (second @ (first @ middle)[..., None])[..., 0]
 
 
 def unit(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,22 @@ def lattice_factor(
     fudge: Tensor,
     metric: Tensor,
 ) -> Tensor:
-    """F_latt of a batch of samples.
+    """F_latt of a batch of samples: the product of its `factors`, whose arguments it has."""
+    first, *others = factors(delta, ncells, xtal_shape, fudge, metric)
+    for other in others:
+        first = first * other
+    return first
+
+
+def factors(
+    delta: tuple[Tensor, Tensor, Tensor],
+    ncells: Tensor,
+    xtal_shape: str,
+    fudge: Tensor,
+    metric: Tensor,
+) -> tuple[Tensor, ...]:
+    """What F_latt is the product of, each [...]: of a square crystal the gratings along a, b and
+    c, of any other shape F_latt itself.
 
     delta: three tensors [...]; ncells [3]; fudge []; metric [3, 3]: A^T A in 1/Angstrom^2,
     used by the `_star` shapes only. Source: nanoBragg.c, the shapes' block in its inner loop;
@@ -59,7 +74,7 @@ def lattice_factor(
     dh, dk, dl = delta
     na, nb, nc = ncells.unbind(-1)
     if xtal_shape == "square":
-        return grating(dh, na) * grating(dk, nb) * grating(dl, nc)
+        return grating(dh, na), grating(dk, nb), grating(dl, nc)
     n3 = na * nb * nc
     if xtal_shape.endswith("_star"):
         g = metric
@@ -71,7 +86,7 @@ def lattice_factor(
     else:
         radius_sqr = ((dh * na) ** 2 + (dk * nb) ** 2 + (dl * nc) ** 2) * fudge
     if xtal_shape == "round":
-        return ROUND_SCALE * n3 * sphere(math.pi**2 * radius_sqr)
+        return (ROUND_SCALE * n3 * sphere(math.pi**2 * radius_sqr),)
     if xtal_shape.startswith("gauss"):
-        return n3 * torch.exp(-radius_sqr / GAUSS_WIDTH_SQR)
-    return n3 * (radius_sqr < TOPHAT_RADIUS_SQR).to(radius_sqr.dtype)
+        return (n3 * torch.exp(-radius_sqr / GAUSS_WIDTH_SQR),)
+    return (n3 * (radius_sqr < TOPHAT_RADIUS_SQR).to(radius_sqr.dtype),)

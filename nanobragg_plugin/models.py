@@ -17,11 +17,13 @@ XTAL_SHAPES = ("square", "round", "gauss", "tophat", "gauss_star", "tophat_star"
 
 @dataclass(frozen=True)
 class Panel:
-    """A flat detector panel.
+    """A detector panel.
 
     origin [3] mm: the outer corner of pixel (0, 0); fast, slow [3]: unit vectors; pixel_size
     [2] mm and image_size: (fast, slow); thickness [] mm of the sensor, 0 for none; mu []
-    1/mm; mask [slow, fast] bool, True where a pixel is simulated, or None for all of them.
+    1/mm; mask [slow, fast] bool, True where a pixel is simulated, or None for all of them;
+    curved [3] mm: of nanoBragg.c's curved detector the way from the crystal along the beam to its
+    middle (see `geometry.curve`), None of a flat panel.
     """
 
     origin: Tensor
@@ -33,6 +35,7 @@ class Panel:
     mu: Tensor
     mask: Tensor | None = None
     name: str = ""
+    curved: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -147,6 +150,11 @@ class SimulationOptions:
     `mixed` (hkl in float64, the rest float32), `double`, `single`. batch_steps: samples in
     flight, which bounds the memory; the batches are a function of the image and this figure.
     tolerance: photons; pixels that are known to have less may be left 0 (0: none is).
+    d_min: Angstrom; a sample (layer, sub-pixel, source, and step where the beam changes during
+    the exposure) of a smaller lambda/(2 sin theta) is left out, 0: none is. interpolate: F_cell
+    between the indices, by cubic polynomials, where the table has neighbours enough
+    (`structure_factors.interpolated`). water_c_um: micrometres of nanoBragg.c's water, whose
+    figure is not physical (`background.water_c`).
     """
 
     oversample: int = 1
@@ -159,6 +167,9 @@ class SimulationOptions:
     precision: str = "mixed"
     batch_steps: int = 1 << 15
     tolerance: float = 0.0
+    d_min: float = 0.0
+    interpolate: bool = False
+    water_c_um: float = 0.0
 
     def __post_init__(self) -> None:
         if self.phi_carryover_mode not in ("spec", "c-parity"):
@@ -167,6 +178,8 @@ class SimulationOptions:
             raise ValueError(f"precision {self.precision!r} is none of mixed, double, single")
         if self.oversample < 1 or self.batch_steps < 1:
             raise ValueError("oversample and batch_steps must be at least 1")
+        if not (self.d_min >= 0 and self.water_c_um >= 0):
+            raise ValueError("d_min and water_c_um must not be negative")
 
     def layers_of(self, panel: int) -> Layers | None:
         """The sensor layers of a panel."""

@@ -52,11 +52,11 @@ def _panel_image(kernel: dense.Kernel, panel: int) -> Tensor:
     cache = None
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
-    scale = R_E_SQR * beam.fluence * experiment.crystal.spot_scale
+    scale = R_E_SQR * beam.fluence
     pixels = simulated_pixels(model)
     # the carryover depends on which pixel comes first: there all are needed
     if cache is None and sparse.has_bound(kernel, options.tolerance):
-        pixels = active_pixels(kernel, panel, pixels, float(scale))
+        pixels = active_pixels(kernel, panel, pixels, float(scale * kernel.spot_scale))
     if len(pixels) == 0:
         return scale * torch.zeros(model.shape, dtype=options.index_dtype, device=scale.device)
     batches = pixel_batches(pixels, steps * domains, options.batch_steps)
@@ -86,15 +86,20 @@ def sum_batches(
 ) -> Tensor:
     """The kernel's sums of all batches, [n], in their order.
 
-    The first comes first: after it the phi cache is the same for all others.
+    Those that fill the phi cache come first, one by one: after them it is the same for all others.
     """
-    if torch.is_grad_enabled():
-        first, cache = _recomputed(kernel, panel, batches[0], cache)
-        rest = [_recomputed(kernel, panel, batch, cache)[0] for batch in batches[1:]]
-    else:
-        ((first, cache),) = in_threads(lambda batch: kernel(panel, batch, cache), batches[:1])
-        rest = in_threads(lambda batch: kernel(panel, batch, cache)[0], batches[1:])
-    return torch.cat([first, *rest])
+
+    def run(some: tuple[Tensor, ...], cache: carryover.PhiCache | None) -> list[Any]:
+        if torch.is_grad_enabled():  # evaluated again in the backward pass, not remembered
+            return [checkpoint(kernel, panel, one, cache, use_reentrant=False) for one in some]
+        return in_threads(lambda one: kernel(panel, one, cache), some)
+
+    sums = []
+    # d_min may leave out every sample of a batch, which then leaves the cache empty
+    while cache is not None and not cache.valid and len(sums) < len(batches):
+        ((first, cache),) = run(batches[len(sums) : len(sums) + 1], cache)
+        sums.append(first)
+    return torch.cat([*sums, *(rest for rest, _ in run(batches[len(sums) :], cache))])
 
 
 def active_pixels(kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float) -> Tensor:
@@ -135,12 +140,3 @@ def place(panel: Panel, pixels: Tensor, values: Tensor) -> Tensor:
     """An image [slow, fast] of values [n] at pixels [n, 2], 0 elsewhere."""
     image = torch.zeros(panel.shape, dtype=values.dtype, device=values.device)
     return image.index_put((pixels[:, 0], pixels[:, 1]), values)
-
-
-def _recomputed(
-    kernel: dense.Kernel, panel: int, batch: Tensor, cache: carryover.PhiCache | None
-) -> tuple[Tensor, carryover.PhiCache | None]:
-    """The kernel's answer, evaluated again in the backward pass instead of remembered."""
-    if not torch.is_grad_enabled():
-        return kernel(panel, batch, cache)
-    return checkpoint(kernel, panel, batch, cache, use_reentrant=False)

@@ -102,6 +102,48 @@ def nearest(sf: StructureFactors, h0: Tensor, k0: Tensor, l0: Tensor) -> Tensor:
     return torch.take(sf.Fhkl, flat)  # 3 times as fast on a CPU as indexing
 
 
+def interpolated(sf: StructureFactors, h: Tensor, k: Tensor, l: Tensor) -> Tensor:
+    """F_cell, electrons, between the reflections: a cubic polynomial along each axis.
+
+    h, k, l: fractional indices, float tensors of one shape.  The polynomials go through the
+    amplitudes at floor - 1 ... floor + 2 (nanoBragg.c, `polin3`), wherever every index is two or
+    more within the box that was given (its own condition); elsewhere, and where an index is
+    NaN, the nearest reflection is taken.  (nanoBragg.c instead ceases to interpolate for the rest
+    of the run.)  Returns that shape in the dtype of ``sf.Fhkl``; gradients flow to it and, where
+    it is interpolated, to h, k and l.
+    """
+    rounded = nearest(sf, *(torch.ceil(index.detach() - 0.5) for index in (h, k, l)))
+    sizes = sf.Fhkl.shape
+    if min(sizes) < 7:  # fewer than five indices along an axis
+        return rounded
+    inside = torch.ones_like(h, dtype=torch.bool)
+    for index, low, size in zip((h, k, l), sf.hkl_min, sizes):
+        inside = inside & (index >= low + 2) & (index <= low + size - 5)
+    weights, corner = [], torch.zeros_like(h, dtype=torch.int64)
+    for index, low, size in zip((h, k, l), sf.hkl_min, sizes):
+        index = torch.where(inside, index, torch.full_like(index, low))
+        below = index.detach().floor()
+        weights.append(_cubic_weights((index - below).to(sf.Fhkl.dtype)))
+        # of floor - 1 in the padded box; an integer, as floats end at 2^24 or 2^53
+        corner = corner * size + (below - low).to(torch.int64)
+    total = torch.zeros_like(rounded)
+    for i, of_h in enumerate(weights[0]):
+        plane = torch.zeros_like(total)
+        for j, of_k in enumerate(weights[1]):
+            row = corner + (i * sizes[1] + j) * sizes[2]
+            line = sum(torch.take(sf.Fhkl, row + m) * of_l for m, of_l in enumerate(weights[2]))
+            plane = plane + line * of_k
+        total = total + plane * of_h
+    return torch.where(inside, total, rounded)
+
+
+def _cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the values at -1, 0, 1 and 2 in the cubic polynomial through them, at t (Lagrange)."""
+    before, after, last = t + 1, t - 1, t - 2
+    outer, inner = t * after / 6, before * last / 2
+    return -outer * last, inner * after, -inner * t, outer * before
+
+
 def _padded_index(index: Tensor, low: int, size: int) -> Tensor:
     """Where along one axis of the padded box an index stands, the outer layer if outside it."""
     if not index.is_floating_point() or index.dtype in (torch.float16, torch.bfloat16):

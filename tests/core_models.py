@@ -35,8 +35,8 @@ Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, Simulati
 @dataclass(frozen=True)
 class Setup:
     """What is not differentiable. phi in radians; layers: of the sensor, 0 for no sensor;
-    varying: which models have their own values at the scan points; indices: the largest
-    Miller index in the table."""
+    varying: which models have their own values at the scan points; curved: whether the panels
+    are; indices: the largest Miller index in the table."""
 
     seed: int = 0
     xtal_shape: str = "square"
@@ -53,10 +53,17 @@ class Setup:
     panels: int = 1
     image_size: tuple[int, int] = (5, 4)  # (fast, slow)
     masked: bool = False
+    curved: bool = False
     indices: int = 4
     options: dict[str, Any] = field(default_factory=dict)
 
 
+#: Some micrometres of nanoBragg.c's water, all factors taken once a pixel.
+WATER_ONCE = {
+    "water_c_um": 0.05,
+    "oversample": 2,
+    **dict.fromkeys(("oversample_omega", "oversample_polar", "oversample_thick"), False),
+}
 #: phi of an image that passes through exactly 0 in the middle, radians.
 THROUGH_ZERO = (-0.1, 0.0, 0.1)
 #: One experiment for every feature of the simulation.
@@ -86,6 +93,25 @@ FEATURES = {
     "carryover from 0": Setup(phi=(0.0, 0.1), options={"phi_carryover_mode": "c-parity"}),
     "carryover through 0": Setup(phi=THROUGH_ZERO, options={"phi_carryover_mode": "c-parity"}),
     **{shape: Setup(xtal_shape=shape, sources=2, domains=2) for shape in XTAL_SHAPES},
+    "interpolation": Setup(indices=10, sources=2, options={"interpolate": True}),
+    "interpolation in a small table": Setup(phi=(0.1, 0.2), options={"interpolate": True}),
+    "d_min": Setup(sources=2, domains=2, options={"d_min": 4.0, "oversample": 2}),
+    "d_min, polarization once": Setup(
+        sources=2, layers=2, options={"d_min": 4.0, "oversample": 2, "oversample_polar": False}
+    ),
+    "d_min, a beam that turns": Setup(
+        varying=("beam", "wavelength"),
+        phi=(0.0, 0.1, 0.2),
+        sources=2,
+        options={"d_min": 4.0, "oversample_polar": False, "phi_carryover_mode": "c-parity"},
+    ),
+    "curved": Setup(curved=True, phi=(0.1, 0.2)),
+    "curved, layers": Setup(curved=True, layers=2, thick_sampling="start"),
+    "water": Setup(options={"water_c_um": 0.05, "oversample": 2}, layers=2),
+    "water, all factors once": Setup(layers=3, options=WATER_ONCE),
+    "water, capture of the last": Setup(layers=3, thick_capture="last", options=WATER_ONCE),
+    "water and d_min": Setup(sources=2, options={**WATER_ONCE, "d_min": 4.0}),
+    "water and d_min, unpolarized": Setup(polarized=False, options={**WATER_ONCE, "d_min": 4.0}),
 }
 
 
@@ -120,6 +146,8 @@ def parameters(setup: Setup) -> dict[str, Tensor]:
         "thickness": around(0.9, spread=0.2)[0],
         "weight": around(*[1.0] * setup.sources, spread=0.6),
     }
+    if setup.curved:
+        values["curved"] = around(-2, 1, -30, spread=1)
     return values
 
 
@@ -200,6 +228,7 @@ def _panel(setup: Setup, values: dict[str, Tensor], number: int) -> Panel:
         thickness=thickness,
         mu=values["mu"],
         mask=mask,
+        curved=values["curved"] if setup.curved else None,
     )
 
 

@@ -243,8 +243,8 @@ def seed_model(trace: dict, mode: str):
 class Recording(dense.Kernel):
     """Keeps what the simulator computes with."""
 
-    def _amplitudes(self, s1_unit, source, abc):
-        self.seen = super()._amplitudes(s1_unit, source, abc)
+    def _amplitudes(self, q, vectors):
+        self.seen = super()._amplitudes(q, vectors)
         return self.seen
 
 

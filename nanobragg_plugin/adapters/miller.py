@@ -21,7 +21,7 @@ import torch
 from cctbx import crystal, miller, sgtbx, uctbx
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import crystal_symmetry, model_f, reflection_file
+from nanobragg_plugin.adapters import crystal_symmetry, fdump, model_f, reflection_file
 from nanobragg_plugin.structure_factors import StructureFactors, table
 
 made_up_structure_factors = model_f.made_up_structure_factors
@@ -122,23 +122,24 @@ def _source(
         return _Source(nothing, np.empty(0), space_group, {"how": how}, [])
     path = Path(params.file).expanduser()
     kind = reflection_file.kind_of_file(path)
-    if kind == "text":
-        return _source_of_text(path, params, unit_cell)
+    if kind in ("text", "dump"):
+        return _source_of_text(path, kind, params, unit_cell)
     if kind in ("pdb", "cif model"):
         return _source_of_model(path, kind, params, (space_group, unit_cell, d_min))
     return _source_of_reflections(path, kind, params, (space_group, unit_cell))
 
 
-def _source_of_text(path: Path, params: Any, unit_cell: uctbx.unit_cell) -> _Source:
-    """h k l F in P1, taken as it is, as nanoBragg.c takes it."""
-    indices, amplitudes = reflection_file.read_hkl_text(path)
+def _source_of_text(path: Path, kind: str, params: Any, unit_cell: uctbx.unit_cell) -> _Source:
+    """h k l F in P1 or nanoBragg.c's dump of them, taken as they are, as it takes them."""
+    read = fdump.read if kind == "dump" else reflection_file.read_hkl_text
+    indices, amplitudes = read(path)
     notes = []
     if params.d_min is not None:
         kept = _d_spacings(indices, unit_cell) >= params.d_min
         indices, amplitudes = indices[kept], amplitudes[kept]
         notes = _cut_note(int((~kept).sum()), params.d_min)
     summary = {
-        "how": "amplitudes of P1 text, as they are",
+        "how": f"amplitudes of P1 {kind}, as they are",
         "space_group": "P 1 (the file says none)",
         "n_unique": len(indices),
     }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -16,20 +15,17 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import checks, miller, models
+from nanobragg_plugin.adapters import beam_sources, checks, miller, models, sampling_phil
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.cell import edges, volume
 from nanobragg_plugin.constants import RTD
-from nanobragg_plugin.models import Experiment, Exposure, Layers, SimulationOptions
+from nanobragg_plugin.models import Beam, Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
 SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "noise", "output")
 #: Domains that are simulated where there is a spread and no number is given.
 MOSAIC_DOMAINS = 16
-#: Steps of a pixel, and of one of its samples (phi x domains, which are in memory together), above
-#: which a run would not end: a slip of the pen.
-MAX_STEPS, MAX_SIMULTANEOUS = 10**9, 10**7
 
 
 def master_scope() -> Any:
@@ -88,8 +84,8 @@ class Plan:
     def experiment_of_image(self, index: int) -> Experiment:
         """The experiment with the fluence of image `index`."""
         fluence = self.experiment.beam.fluence * self.fluences[index]
-        beam = dataclasses.replace(self.experiment.beam, fluence=fluence)
-        return dataclasses.replace(self.experiment, beam=beam)
+        beam = replace(self.experiment.beam, fluence=fluence)
+        return replace(self.experiment, beam=beam)
 
 
 def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) -> Plan:
@@ -100,22 +96,24 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     checks.check_experiment(dxtbx_experiment)
     for scope, name in (
         (params.structure_factors, "d_min"),
+        (params.sampling, "d_min"),
         (params.structure_factors.model, "wavelength"),
     ):
         if getattr(scope, name) is not None:
             positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
     fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment)
-    beam = models.beam(dxtbx_experiment.beam, 1.0, device)
-    if not params.beam.polarization_correction:
-        beam = dataclasses.replace(beam, kahn_factor=None)
+    beam = beam_of(params, dxtbx_experiment.beam, device)
     masks = [None] * len(dxtbx_experiment.detector) if mask is None else list(mask)
     panels = models.panels(
         dxtbx_experiment.detector,
-        _with_roi(masks, params.sampling.roi, dxtbx_experiment.detector),
+        sampling_phil.with_roi(masks, params.sampling.roi, dxtbx_experiment.detector),
         device,
     )
+    if params.sampling.curved_detector:
+        panels = sampling_phil.curved(panels, beam)
     crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
+    beam = beam_sources.with_sources(beam, params.beam)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     experiment = Experiment(panels, beam, goniometer, crystal)
     amplitudes, summary = miller.structure_factors_from_params(
@@ -124,8 +122,8 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         dxtbx_experiment.crystal.get_unit_cell(),
         1 / sampling.q_max(panels, beam),
     )
-    phisteps = phisteps_of(params, experiment, dxtbx_experiment.scan)
-    options = options_of(params, experiment)
+    phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
+    options = sampling_phil.options_of(params, experiment)
     result = Plan(
         dxtbx_experiment,
         experiment,
@@ -135,11 +133,22 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         params.sampling.phi_sampling,
         params.sampling.phistep_deg,
         fluences,
-        (fluence_note, crystal_note, str(summary), _sampling_note(options, phisteps, experiment)),
+        (
+            fluence_note,
+            crystal_note,
+            str(summary),
+            sampling_phil.sampling_note(options, phisteps, experiment),
+        ),
     )
-    _check_size(result)
+    sampling_phil.check_size(options, phisteps, experiment)
     _check_carryover(result)
     return result
+
+
+def beam_of(params: Any, dxtbx_beam: Any, device: Any) -> Beam:
+    """The core's beam at a fluence of 1 photon/m^2, as one source."""
+    beam = models.beam(dxtbx_beam, 1.0, device)
+    return beam if params.beam.polarization_correction else replace(beam, kahn_factor=None)
 
 
 def torch_device(name: str) -> torch.device:
@@ -177,7 +186,7 @@ def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> t
     options = models.CrystalOptions(
         ncells,
         params.xtal_shape,
-        positive(params.fudge, "crystal.fudge"),
+        params.fudge,
         spot_scale,
         umats,
         params.mosaic.frame,
@@ -214,124 +223,6 @@ def spot_scale_of(
     domain = math.prod(ncells) * cell_volume  # Angstrom^3; 1 mm is 1e7 Angstrom
     scale = math.prod(size) * 1e21 / domain
     return scale, f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm^3 illuminated"
-
-
-def phisteps_of(params: Any, experiment: Experiment, scan: Any) -> int:
-    """phi steps of an image; 1 of a still."""
-    given, step = params.sampling.phisteps, params.sampling.phistep_deg
-    if not checks.is_rotation(scan):
-        if given not in (Auto, 1) or step is not None:
-            raise Sorry(
-                "sampling.phisteps and sampling.phistep_deg are for images that turn: a still has "
-                "one phi; leave them away"
-            )
-        return 1
-    width = scan.get_oscillation()[1] / RTD
-    if step is not None and step * width <= 0:
-        raise Sorry(
-            f"sampling.phistep_deg={step:g}: it must go the way of the scan, whose images are "
-            f"{width * RTD:g} degrees"
-        )
-    if given is not Auto:
-        return given
-    if step is not None:
-        return max(1, math.ceil(width / (step / RTD) - 1e-9))
-    return sampling.auto_phisteps(experiment, params.crystal.mosaic.spread_deg / RTD, width)
-
-
-def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
-    """How to sample."""
-    given = params.sampling
-    if given.thickstep_mm is not None:
-        positive(given.thickstep_mm, "sampling.thickstep_mm")
-    layers: list[Layers | None] = [
-        sampling.sensor_layers(
-            panel,
-            None if given.thicksteps is Auto else given.thicksteps,
-            given.thick_sampling,
-            given.thickstep_mm,
-            given.thick_capture,
-        )
-        for panel in experiment.panels
-    ]
-    if given.thick_capture == "last" and given.oversample_thick:
-        raise Sorry(
-            "sampling.thick_capture=last is what nanoBragg.c does without -oversample_thick: give "
-            "sampling.oversample_thick=False too"
-        )
-    oversample = given.oversample
-    if oversample is Auto:
-        oversample = sampling.classic_oversample(experiment)
-    return SimulationOptions(
-        oversample=oversample,
-        layers=tuple(layers),
-        oversample_omega=given.oversample_omega,
-        oversample_polar=given.oversample_polar,
-        oversample_thick=given.oversample_thick,
-        point_pixel=given.point_pixel,
-        phi_carryover_mode=given.phi_carryover_mode,
-        precision=params.compute.precision,
-        batch_steps=params.compute.batch_steps,
-        tolerance=params.compute.tolerance,
-    )
-
-
-def _steps(options: SimulationOptions, phisteps: int, experiment: Experiment) -> tuple[int, int]:
-    """Sensor layers, and steps of a pixel."""
-    layers = max(len(layers.edges) - 1 if layers else 1 for layers in options.layers)
-    domains = len(experiment.crystal.umats)
-    return layers, options.oversample**2 * layers * phisteps * domains
-
-
-def _check_size(made: Plan) -> None:
-    """`Sorry` for so many steps that a run would neither end nor fit into memory."""
-    layers, steps = _steps(made.options, made.phisteps, made.experiment)
-    domains = len(made.experiment.crystal.umats)
-    if steps > MAX_STEPS or made.phisteps * domains > MAX_SIMULTANEOUS:
-        raise Sorry(
-            f"every pixel would take {steps:.3g} steps: {made.options.oversample} x "
-            f"{made.options.oversample} sub-pixels, {layers} sensor layers, {made.phisteps} phi "
-            f"steps, {domains} mosaic domains; give less of them "
-            "(sampling.oversample, sampling.phisteps ...), or a smaller domain "
-            "(crystal.Ncells_abc), which needs less sub-pixels"
-        )
-
-
-def _sampling_note(options: SimulationOptions, phisteps: int, experiment: Experiment) -> str:
-    layers, steps = _steps(options, phisteps, experiment)
-    return (
-        f"Sampling: {options.oversample} x {options.oversample} sub-pixels, {layers} sensor "
-        f"layers, {phisteps} phi steps, {len(experiment.crystal.umats)} mosaic domains: {steps} "
-        "steps a pixel"
-    )
-
-
-def _with_roi(masks: list[Any], roi: list[list[int]], detector: Any) -> list[Any]:
-    """The masks, and of panels that have regions of interest nothing but these."""
-    regions = [region for region in roi or [] if region]
-    if not regions:
-        return masks
-    inside = [torch.zeros(*reversed(p.get_image_size()), dtype=torch.bool) for p in detector]
-    for region in regions:
-        first_fast, last_fast, first_slow, last_slow, *number = region
-        panel = number[0] if number else 0
-        if not 0 <= panel < len(detector):
-            raise Sorry(f"sampling.roi={region}: there is no panel {panel}")
-        n_fast, n_slow = detector[panel].get_image_size()
-        if not (0 <= first_fast <= last_fast < n_fast and 0 <= first_slow <= last_slow < n_slow):
-            raise Sorry(
-                f"sampling.roi={region} is not within panel {panel} of {n_fast} x {n_slow} "
-                "pixels (fast, slow): give first and last fast, first and last slow, from 0"
-            )
-        inside[panel][first_slow : last_slow + 1, first_fast : last_fast + 1] = True
-    return [
-        region.numpy() if mask is None else (torch.as_tensor(_array(mask)) & region).numpy()
-        for mask, region in zip(masks, inside)
-    ]
-
-
-def _array(mask: Any) -> Any:
-    return mask.as_numpy_array() if hasattr(mask, "as_numpy_array") else mask
 
 
 def _check_carryover(made: Plan) -> None:

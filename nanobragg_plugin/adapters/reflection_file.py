@@ -19,6 +19,7 @@ from cctbx.array_family import flex
 from iotbx.reflection_file_reader import any_reflection_file
 from libtbx.utils import Sorry, detect_binary_file
 
+from nanobragg_plugin.adapters import fdump
 from nanobragg_plugin.adapters.checks import one_line
 
 # What iotbx's readers raise on files that are not quite what they look like; cctbx's C++ errors
@@ -38,7 +39,8 @@ _CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\t\n\r\f\x1a"))
 
 
 def kind_of_file(path: Path) -> str:
-    """``text`` (h k l F), ``mtz``, ``pdb``, ``cif model``, ``cif`` (reflections) or ``other``.
+    """``text`` (h k l F), ``dump`` (nanoBragg.c's of that), ``mtz``, ``pdb``, ``cif model``,
+    ``cif`` (reflections) or ``other``.
 
     Sorry where there is no such file, it cannot be read, is empty, or is binary but no MTZ.
     """
@@ -51,6 +53,8 @@ def kind_of_file(path: Path) -> str:
         raise Sorry(f"{path} is empty: no structure factors in it.")
     if head.startswith(b"MTZ "):
         return "mtz"
+    if fdump.is_dump(head):
+        return "dump"
     binary = head.translate(None, _CONTROL_CHARACTERS) != head
     if binary or detect_binary_file.from_initial_block(file_name=str(path)):
         raise Sorry(

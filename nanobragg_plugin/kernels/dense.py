@@ -8,12 +8,13 @@ pixel's steps are always summed alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from nanobragg_plugin import carryover, structure_factors
+from nanobragg_plugin import background, carryover, structure_factors
 from nanobragg_plugin.corrections import (
     capture_fraction,
     layer_depth,
@@ -21,7 +22,13 @@ from nanobragg_plugin.corrections import (
     seen_plane,
     solid_angle,
 )
-from nanobragg_plugin.geometry import lab_position, scattering_vector, subpixel_offsets, unit
+from nanobragg_plugin.geometry import (
+    curve,
+    lab_position,
+    scattering_vector,
+    subpixel_offsets,
+    unit,
+)
 from nanobragg_plugin.lattice import lattice_factor
 from nanobragg_plugin.models import Experiment, Exposure, Layers, Panel, SimulationOptions
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
@@ -65,6 +72,8 @@ class Kernel:
         a_matrix = at_positions(crystal.A, position.mean()[None])[0]
         self.metric = (a_matrix.T @ a_matrix).to(value)
         self.ncells, self.fudge = crystal.Ncells_abc.to(value), crystal.fudge.to(value)
+        self.spot_scale = crystal.spot_scale.to(index)
+        self.water = background.water_c(options.water_c_um, beam.fluence).to(index)
         self.amplitudes = structure_factors.to(dtype=value)
         box = self.amplitudes.Fhkl.detach()
         self.strongest = torch.maximum(box.amax(), -box.amin())
@@ -77,9 +86,10 @@ class Kernel:
     ) -> tuple[Tensor, carryover.PhiCache | None]:
         """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n].
 
-        F_cell^2 F_latt^2 with every correction factor and weight, divided by the number of
-        steps; times r_e^2 fluence spot_scale it is expected photons. With a cache the phi
-        carryover of nanoBragg.c is emulated, and the cache after these pixels returned.
+        spot_scale F_cell^2 F_latt^2 with every correction factor and weight, and nanoBragg.c's
+        water, divided by the number of steps; times r_e^2 fluence it is expected photons. With a
+        cache the phi carryover of nanoBragg.c is emulated, and the cache after these pixels
+        returned: still empty if d_min leaves out all of their samples.
         """
         if cache is None:
             return self._sum(panel, pixels, self.abc, self.abc), None
@@ -94,26 +104,72 @@ class Kernel:
         # the run's first sample alone has no predecessor
         first = carryover.stale_steps(self.abc, self.zero, fresh)
         stale = carryover.stale_steps(self.abc, self.zero, first[-1])
+        opening = self._first_evaluated(panel, pixels)
         photons = [
-            self._sum(panel, pixels[:1], first, stale),
-            self._sum(panel, pixels[1:], stale, stale),
+            self._sum(panel, pixels[: opening + 1], first, stale),
+            self._sum(panel, pixels[opening + 1 :], stale, stale),
         ]
-        return torch.cat(photons), carryover.store_phi_final(cache, slow, fast, stale[-1])
+        return torch.cat(photons), carryover.store_phi_final(
+            cache, slow[opening:], fast[opening:], stale[-1]
+        )
+
+    def _first_evaluated(self, number: int, pixels: Tensor) -> int:
+        """Which of the pixels is the first that has a sample within d_min; their number if none."""
+        evaluated = torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)
+        if self.options.d_min > 0:
+            evaluated = ~evaluated
+            for sample, _, _ in self._samples(number, pixels):
+                for source in range(len(self.weight)):
+                    kept = self._kept(self._scattering_vector(sample.s1_unit, source))
+                    evaluated = evaluated | kept.any(1)
+        return int(evaluated.int().argmax()) if evaluated.any() else len(pixels)
 
     def _sum(self, number: int, pixels: Tensor, first: Tensor, rest: Tensor) -> Tensor:
-        """The sum, its first sample with real-space vectors `first`, all others `rest`."""
+        """The sum, with real-space vectors `first` for the first sample that d_min leaves in, of
+        whichever pixel, and `rest` for all others."""
+        options = self.options
+        once = not options.oversample_polar and self.experiment.beam.kahn_factor is not None
+        total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
+        polar, vectors = None, first
+        for sample, omega, capture in self._samples(number, pixels):
+            for source in range(len(self.weight)):
+                q = self._scattering_vector(sample.s1_unit, source)
+                kept = self._kept(q)
+                if kept is not None and not kept.any():
+                    continue
+                if once and (polar is None or kept is not None):
+                    polar = _of_first_kept(polar, self._polarization(sample.s1_unit, source), kept)
+                intensity = self._intensity(q, vectors)
+                vectors = rest
+                if options.oversample_polar:
+                    intensity = intensity * self._polarization(sample.s1_unit, source)
+                if kept is not None:
+                    intensity = torch.where(kept, intensity, torch.zeros_like(intensity))
+                summed = intensity.sum(-1) * self.weight[source]
+                factor = capture * omega if options.oversample_omega else capture
+                total = total + summed * factor
+        total = total * self.spot_scale
+        if options.water_c_um > 0:
+            total = total + self._water(number, pixels)
+        if not options.oversample_omega:
+            total = total * omega
+        if once:  # 0 of a pixel that is wholly cut
+            total = total * (torch.zeros_like(total) if polar is None else polar)
+        steps = len(self.weight) * options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
+        return total / steps
+
+    def _samples(self, number: int, pixels: Tensor) -> Iterator[tuple[Sample, Tensor, Tensor]]:
+        """Every layer's sub-pixels with their solid angle and capture [n]: their own, or the first
+        sub-pixel's (solid angle: of layer 0) where a factor is taken once."""
         options, panel = self.options, in_dtype(self.experiment.panels[number], self.options)
         layers = options.layers_of(number)
-        total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
-        omega = polar = None
-        vectors = first
         offsets = subpixel_offsets(options.oversample)
-        n_layers = 1 if layers is None else len(layers.edges) - 1
-        for layer in range(n_layers):
+        omega = None
+        for layer in range(_count(layers)):
             capture = None
             if layers is not None and layers.capture == "last":
-                last = _sample(panel, pixels, offsets[0], layers, n_layers - 1)
-                capture = _capture(panel, last, layers, n_layers - 1)
+                last = _sample(panel, pixels, offsets[0], layers, _count(layers) - 1)
+                capture = _capture(panel, last, layers, _count(layers) - 1)
             for offset in offsets:
                 sample = _sample(panel, pixels, offset, layers, layer)
                 if omega is None or options.oversample_omega:
@@ -121,27 +177,30 @@ class Kernel:
                     omega = solid_angle(panel, sample.distance, plane, options.point_pixel)
                 if capture is None or options.oversample_thick:
                     capture = _capture(panel, sample, layers, layer)
-                for source in range(len(self.weight)):
-                    s0 = self.incident[:, source]
-                    if polar is None or options.oversample_polar:
-                        polar = self._polarization(sample.s1_unit, s0)
-                    intensity = self._intensity(sample.s1_unit, source, vectors)
-                    vectors = rest
-                    if options.oversample_polar:
-                        intensity = intensity * polar
-                    summed = intensity.sum(-1) * self.weight[source]
-                    factor = capture * omega if options.oversample_omega else capture
-                    total = total + summed * factor
-        if not options.oversample_omega:
-            total = total * omega
-        if not options.oversample_polar:
-            total = total * polar[:, 0]
-        steps = len(self.weight) * len(offsets) * self.abc.shape[0] * self.abc.shape[1]
-        return total / steps
+                yield sample, omega, capture
 
-    def _polarization(self, s1_unit: Tensor, s0: Tensor) -> Tensor:
-        """[n, steps or 1] of s1 [n, 3] and s0 [steps or 1, 3]."""
-        beam = self.experiment.beam
+    def _water(self, number: int, pixels: Tensor) -> Tensor:
+        """nanoBragg.c's water before solid angle and polarization, [n].
+
+        It is captured only where capture is taken once: as the last layer captures, nanoBragg.c's
+        defect, or as all layers together, which is what that defect stands for.
+        """
+        options, panel = self.options, in_dtype(self.experiment.panels[number], self.options)
+        layers = options.layers_of(number)
+        water = self.water.expand(len(pixels))
+        if layers is None or options.oversample_thick:
+            return water
+        offset = subpixel_offsets(options.oversample)[0]
+        first = _count(layers) - 1 if layers.capture == "last" else 0
+        captured = torch.zeros_like(water)
+        for layer in range(first, _count(layers)):
+            sample = _sample(panel, pixels, offset, layers, layer)
+            captured = captured + _capture(panel, sample, layers, layer)
+        return water * captured
+
+    def _polarization(self, s1_unit: Tensor, source: int) -> Tensor:
+        """[n, steps or 1] of s1 [n, 3] and a source."""
+        beam, s0 = self.experiment.beam, self.incident[:, source]
         if beam.kahn_factor is None:
             return torch.ones(len(s1_unit), 1, dtype=s1_unit.dtype, device=s1_unit.device)
         axis = beam.polarization_axis.to(s1_unit.dtype)
@@ -149,22 +208,32 @@ class Kernel:
         shape = (len(s1_unit), len(s0), 3)
         return polarization(s1_unit[:, None].expand(shape), s0.expand(shape), axis, kahn_factor)
 
-    def _intensity(self, s1_unit: Tensor, source: int, vectors: Tensor) -> Tensor:
+    def _scattering_vector(self, s1_unit: Tensor, source: int) -> Tensor:
+        """q of s1 [n, 3] and a source: [n, 3], or [n, steps, 3] if the beam moves during the
+        exposure."""
+        s0, wavelength = self.incident[:, source], self.wavelengths[:, source]
+        if len(s0) == len(wavelength) == 1:
+            return scattering_vector(s1_unit, s0, wavelength)
+        return scattering_vector(s1_unit[:, None], s0, wavelength)
+
+    def _kept(self, q: Tensor) -> Tensor | None:
+        """Which samples d_min leaves in, [n, steps or 1] bool; None: all of them."""
+        if self.options.d_min == 0:
+            return None
+        inside = torch.linalg.vector_norm(q.detach(), dim=-1) * self.options.d_min <= 1
+        return inside if inside.ndim == 2 else inside[:, None]
+
+    def _intensity(self, q: Tensor, vectors: Tensor) -> Tensor:
         """F_cell^2 F_latt^2 summed over mosaic domains: [n, steps]."""
-        f_cell, f_latt, _ = self._amplitudes(s1_unit, source, vectors)
+        f_cell, f_latt, _ = self._amplitudes(q, vectors)
         amplitude = f_cell * f_latt
         return (amplitude * amplitude).unflatten(1, vectors.shape[:2]).sum(-1)
 
-    def _amplitudes(
-        self, s1_unit: Tensor, source: int, vectors: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _amplitudes(self, q: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """F_cell, F_latt and the nearest h0, k0, l0 of every sample: each [n, steps * domains]."""
-        s0, wavelength = self.incident[:, source], self.wavelengths[:, source]
-        if len(s0) == len(wavelength) == 1:
-            q = scattering_vector(s1_unit, s0, wavelength)
+        if q.ndim == 2:
             indices = [q @ vectors[:, :, i].reshape(-1, 3).T for i in range(3)]
-        else:  # the beam moves during the exposure: a q for every step
-            q = scattering_vector(s1_unit[:, None], s0, wavelength)
+        else:  # a q for every step
             indices = [
                 torch.einsum("nkx,kmx->nkm", q, vectors[:, :, i]).flatten(1) for i in range(3)
             ]
@@ -173,20 +242,36 @@ class Kernel:
         delta = tuple((x - x0).to(self.options.value_dtype) for x, x0 in zip(indices, nearest))
         crystal = self.experiment.crystal
         f_latt = lattice_factor(delta, self.ncells, crystal.xtal_shape, self.fudge, self.metric)
+        if self.options.interpolate:
+            return structure_factors.interpolated(self.amplitudes, *indices), f_latt, nearest
         return structure_factors.nearest(self.amplitudes, *nearest), f_latt, nearest
 
 
 def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
     """The panel in the type of positions."""
     dtype = options.index_dtype
-    return Panel(
-        *(getattr(panel, name).to(dtype) for name in ("origin", "fast", "slow", "pixel_size")),
-        image_size=panel.image_size,
-        thickness=panel.thickness.to(dtype),
-        mu=panel.mu.to(dtype),
-        mask=panel.mask,
-        name=panel.name,
-    )
+    names = ("origin", "fast", "slow", "pixel_size", "thickness", "mu")
+    converted = {name: getattr(panel, name).to(dtype) for name in names}
+    if panel.curved is not None:
+        converted["curved"] = panel.curved.to(dtype)
+    return replace(panel, **converted)
+
+
+def _count(layers: Layers | None) -> int:
+    """Sensor layers; 1 of a panel without a sensor."""
+    return 1 if layers is None else len(layers.edges) - 1
+
+
+def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:
+    """The polarization factor [n] of each pixel's first sample that d_min leaves in, 0 before it
+    (nanoBragg.c's way to say so): `known` of the samples so far, `now` [n, steps or 1] of the
+    present ones, of which `kept` are left in."""
+    if kept is None:
+        return now[:, 0]
+    step = kept.int().argmax(1, keepdim=True)  # the first
+    chosen = now.expand(kept.shape).gather(1, step)[:, 0]
+    chosen = torch.where(kept.any(1), chosen, torch.zeros_like(chosen))
+    return chosen if known is None else torch.where(known == 0, chosen, known)
 
 
 def _sample(
@@ -202,8 +287,12 @@ def _sample(
     cosine = s1_unit @ normal
     if layers is not None:
         depth = layer_depth(layers, layer, panel.mu, cosine)
-        s1_unit, distance = unit(position + depth[:, None] * normal)
-        cosine = s1_unit @ normal
+        position = position + depth[:, None] * normal
+    if panel.curved is not None:
+        position = curve(panel, position)
+    if layers is not None or panel.curved is not None:
+        s1_unit, distance = unit(position)
+        cosine = (s1_unit @ normal).abs()  # a curved detector may turn away from its plane
     return Sample(s1_unit, distance, cosine)
 
 

@@ -1,13 +1,15 @@
 """The reference kernel: nanoBragg's sum over samples in plain loops, in float64.
 
 This is the specification. Every other kernel is tested against it, values and gradients, and
-it shares no helper with them: whoever wants to know what is computed reads this file alone.
+it shares no helper with them: whoever wants to know what is computed reads this file (and
+`reference_detector`, its other half) alone.
 Detector in mm, crystal and beam in Angstrom, angles in radians, vectors in the laboratory
 frame. Tensors all the way, so that autograd follows. Slow: for tests only.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, ROUND_SCALE, TOPHAT_RADIUS_SQR
+from nanobragg_plugin.constants import (
+    GAUSS_WIDTH_SQR,
+    R_E_SQR,
+    ROUND_SCALE,
+    TOPHAT_RADIUS_SQR,
+)
+from nanobragg_plugin.kernels.reference_detector import (
+    absorbed_in,
+    cross,
+    length,
+    sampled_point,
+    solid_angle,
+    turned,
+)
 from nanobragg_plugin.models import Experiment, Exposure, Layers, Panel, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
@@ -29,6 +44,18 @@ class LastRotated:
     """
 
     abc: list[Tensor]
+
+
+@dataclass
+class Variables:
+    """What the C program keeps while it goes through a pixel's samples: the vectors, and the
+    factors (None: not yet taken) that are taken once, capture once a layer, or at every sample.
+    """
+
+    abc: list[Tensor]
+    omega: Tensor | None = None
+    polar: Tensor | None = None
+    capture: Tensor | None = None
 
 
 class Kernel:
@@ -59,10 +86,11 @@ class Kernel:
     def __call__(self, panel: int, pixels: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
         """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n].
 
-        The sum is F_cell^2 F_latt^2 omega polar capture weight, divided by the number of
-        steps; times r_e^2 fluence spot_scale it is expected photons. Without a cache every
-        step is rotated freshly (`spec`). With one (`c-parity`) nanoBragg.c is emulated: hand
-        in what the call before returned, or any other object where the run begins.
+        The sum is spot_scale F_cell^2 F_latt^2 omega polar capture weight, and nanoBragg.c's
+        water, divided by the number of steps; times r_e^2 fluence it is expected photons.
+        Without a cache every step is rotated freshly (`spec`). With one (`c-parity`)
+        nanoBragg.c is emulated: hand in what the call before returned, or any other object
+        where the run begins.
         """
         left = cache if isinstance(cache, LastRotated) else None
         sums = []
@@ -74,46 +102,83 @@ class Kernel:
 
     def _pixel(
         self, number: int, slow: int, fast: int, left: LastRotated | None, rotate_always: bool
-    ) -> tuple[Tensor, LastRotated | None]:
+    ) -> tuple[Tensor, LastRotated]:
         """The sum over one pixel's samples, and the vectors that its last sample left behind."""
         options, beam = self.options, self.experiment.beam
         panel, layers = self.experiment.panels[number], options.layers_of(number)
-        abc = self.fresh[0] if left is None else left.abc
+        now = Variables(self.fresh[0] if left is None else left.abc)
         weight = beam.weight / beam.weight.mean()
+        bragg = torch.zeros((), dtype=torch.float64)
+        captures = []  # of the layers, at their first sub-pixel unless oversampled
+        for layer in range(1 if layers is None else len(layers.edges) - 1):
+            now.capture = self._capture_of_last(panel, layers, slow, fast)
+            for sub_slow, sub_fast in itertools.product(range(options.oversample), repeat=2):
+                along_slow = slow + (sub_slow + 0.5) / options.oversample
+                along_fast = fast + (sub_fast + 0.5) / options.oversample
+                position = sampled_point(panel, layers, layer, along_slow, along_fast)
+                s1 = position / length(position)
+                if now.omega is None or options.oversample_omega:
+                    now.omega = solid_angle(panel, layers, position, options.point_pixel)
+                if now.capture is None or options.oversample_thick:
+                    now.capture = absorbed_in(panel, layers, layer, s1)
+                for source in range(len(weight)):
+                    photons = self._source(s1, source, now, rotate_always)
+                    bragg = bragg + weight[source] * now.capture * photons
+            captures.append(now.capture)
+        total = self.experiment.crystal.spot_scale * bragg + self._water(layers, captures)
+        if not options.oversample_omega:
+            total = total * now.omega
+        if not options.oversample_polar and beam.kahn_factor is not None:
+            total = total * (0 if now.polar is None else now.polar)  # None: wholly cut
         # sensor layers share the photons between them: they are no further steps
-        steps = len(weight) * options.oversample**2 * len(self.exposure.phi) * len(abc)
-        total = torch.zeros((), dtype=torch.float64)
-        # one value a pixel (a layer, for capture), that of the first sample, unless oversampled
-        omega = polar = None
-        n_layers = 1 if layers is None else len(layers.edges) - 1
-        for layer in range(n_layers):
-            capture = None
-            if layers is not None and layers.capture == "last":  # nanoBragg.c's defect
-                first = 0.5 / options.oversample
-                deepest = point_in_sensor(panel, layers, n_layers - 1, slow + first, fast + first)
-                capture = absorbed_in(panel, layers, n_layers - 1, deepest / length(deepest))
-            for sub_slow in range(options.oversample):
-                for sub_fast in range(options.oversample):
-                    along_slow = slow + (sub_slow + 0.5) / options.oversample
-                    along_fast = fast + (sub_fast + 0.5) / options.oversample
-                    position = point_in_sensor(panel, layers, layer, along_slow, along_fast)
-                    s1 = position / length(position)
-                    if omega is None or options.oversample_omega:
-                        omega = solid_angle(panel, layers, position, options.point_pixel)
-                    if capture is None or options.oversample_thick:
-                        capture = absorbed_in(panel, layers, layer, s1)
-                    for source in range(len(weight)):
-                        for step, phi in enumerate(self.exposure.phi):
-                            s0, wavelength = self._incident(source, step)
-                            q = (s1 - s0) / wavelength
-                            if polar is None or options.oversample_polar:
-                                polar = self._polarization(s1, s0)
-                            if phi != 0.0 or rotate_always:
-                                abc = self.fresh[step]
-                            factor = weight[source] * omega * polar * capture
-                            for a_b_c in abc:  # of a mosaic domain
-                                total = total + self._intensity(a_b_c @ q) * factor
-        return total / steps, LastRotated(abc)
+        steps = len(weight) * options.oversample**2 * len(self.fresh) * len(now.abc)
+        return total / steps, LastRotated(now.abc)
+
+    def _source(self, s1: Tensor, source: int, now: Variables, rotate_always: bool) -> Tensor:
+        """F_cell^2 F_latt^2, and the factors taken at every sample, over steps and domains."""
+        options, total = self.options, torch.zeros((), dtype=torch.float64)
+        incident = [self._incident(source, step) for step in range(len(self.fresh))]
+        cut = [self._is_cut((s1 - s0) / wavelength) for s0, wavelength in incident]
+        if all(cut):  # nothing is rotated either
+            return total
+        for step, (s0, wavelength) in enumerate(incident):
+            if self.exposure.phi[step] != 0.0 or rotate_always:
+                now.abc = self.fresh[step]
+            if cut[step]:
+                continue
+            if now.polar is None or options.oversample_polar:
+                now.polar = self._polarization(s1, s0)
+            factor = now.polar if options.oversample_polar else 1
+            for a_b_c in now.abc:  # of a mosaic domain
+                total = total + self._intensity(a_b_c @ ((s1 - s0) / wavelength)) * factor
+        return total * now.omega if options.oversample_omega else total
+
+    def _is_cut(self, q: Tensor) -> bool:
+        """Whether d = lambda/(2 sin theta) = 1/|q| is below d_min."""
+        return bool(length(q) > 0) and bool(1 / length(q) < self.options.d_min)
+
+    def _capture_of_last(
+        self, panel: Panel, layers: Layers | None, slow: int, fast: int
+    ) -> Tensor | None:
+        """nanoBragg.c's defect: what every layer of a pixel captures is what the last one does."""
+        if layers is None or layers.capture != "last":
+            return None
+        first, last = 0.5 / self.options.oversample, len(layers.edges) - 2
+        deepest = sampled_point(panel, layers, last, slow + first, fast + first)
+        return absorbed_in(panel, layers, last, deepest / length(deepest))
+
+    def _water(self, layers: Layers | None, captures: list[Tensor]) -> Tensor:
+        """What a pixel has of nanoBragg.c's -water: F = 2.57 e of a cube's molecules (18 g/mol,
+        1e6 g/m^3), captured as one layer captures, the last, if all do like it, else as the
+        sum of the layers. Where capture is oversampled, nothing is said of it."""
+        cube = (self.options.water_c_um * 1e-6) ** 3
+        molecules = cube * 1e6 / 18 * 6.02214179e23
+        water = 2.57**2 * R_E_SQR * self.experiment.beam.fluence * molecules
+        if self.options.oversample_thick:
+            return water
+        if layers is not None and layers.capture == "last":
+            return water * captures[-1]
+        return water * sum(captures)
 
     def _incident(self, source: int, step: int) -> tuple[Tensor, Tensor]:
         """Unit vector along the incident beam and wavelength, Angstrom, of a source at a step."""
@@ -138,7 +203,25 @@ class Kernel:
         """F_cell^2 F_latt^2 at fractional indices [3]."""
         nearest = [math.ceil(index - 0.5) for index in hkl.tolist()]
         delta = [hkl[axis] - nearest[axis] for axis in range(3)]
-        return (self._f_cell(nearest) * self._f_latt(delta)) ** 2
+        f_cell = self._interpolated(hkl) if self._has_neighbours(hkl) else self._f_cell(nearest)
+        return (f_cell * self._f_latt(delta)) ** 2
+
+    def _has_neighbours(self, hkl: Tensor) -> bool:
+        """Whether F_cell is interpolated: two indices from the ends of the table, or farther."""
+        table = self.structure_factors
+        # less the layer of default_F all round
+        ends = [(low, low + size - 3) for low, size in zip(table.hkl_min, table.Fhkl.shape)]
+        inside = [low + 2 <= x <= high - 2 for x, (low, high) in zip(hkl.tolist(), ends)]
+        return self.options.interpolate and all(inside)
+
+    def _interpolated(self, hkl: Tensor) -> Tensor:
+        """The product of cubic polynomials in h, k and l through the 64 amplitudes around."""
+        f_cell = torch.zeros((), dtype=torch.float64)
+        axes = [lagrange(index) for index in hkl]
+        for h, k, l in itertools.product(*axes):
+            share = axes[0][h] * axes[1][k] * axes[2][l]
+            f_cell = f_cell + share * self._f_cell([h, k, l])
+        return f_cell
 
     def _f_cell(self, nearest: list[int]) -> Tensor:
         """The amplitude of a reflection: from the table, or default_F outside of it."""
@@ -166,6 +249,16 @@ class Kernel:
         if crystal.xtal_shape in ("gauss", "gauss_star"):
             return cells * torch.exp(-radius_sqr / GAUSS_WIDTH_SQR)
         return cells if radius_sqr < TOPHAT_RADIUS_SQR else 0 * cells
+
+
+def lagrange(x: Tensor) -> dict[int, Tensor]:
+    """The share of each of the four integers around x in the cubic polynomial through them."""
+    below = math.floor(x.item())
+    nodes = range(below - 1, below + 3)
+    return {
+        here: math.prod((x - other) / (here - other) for other in nodes if other != here)
+        for here in nodes
+    }
 
 
 def slits(delta: Tensor, n: Tensor) -> Tensor:
@@ -209,11 +302,8 @@ def real_space(reciprocal: Tensor) -> Tensor:
 
 def rotation_about(axis: Tensor, angle: float) -> Tensor:
     """[3, 3]: the right-handed rotation by an angle, its columns the turned x, y and z."""
-    columns = []
-    for v in torch.eye(3, dtype=torch.float64):
-        turned = v * math.cos(angle) + cross(axis, v) * math.sin(angle)
-        columns.append(turned + axis * (axis @ v) * (1 - math.cos(angle)))
-    return torch.stack(columns, 1)
+    radians = torch.tensor(angle, dtype=torch.float64)
+    return torch.stack([turned(v, axis, radians) for v in torch.eye(3, dtype=torch.float64)], 1)
 
 
 def at_scan_points(points: Tensor, position: float) -> Tensor:
@@ -223,65 +313,3 @@ def at_scan_points(points: Tensor, position: float) -> Tensor:
     before = min(max(math.floor(position), 0), len(points) - 2)
     share = position - before
     return points[before] * (1 - share) + points[before + 1] * share
-
-
-def point_in_sensor(
-    panel: Panel, layers: Layers | None, layer: int, slow: float, fast: float
-) -> Tensor:
-    """The sampled point [3] mm of pixel coordinates (a pixel's centre at +0.5) in a layer."""
-    x, y = fast * panel.pixel_size[0], slow * panel.pixel_size[1]
-    surface = panel.origin + x * panel.fast + y * panel.slow
-    if layers is None:
-        return surface
-    top, bottom = layers.edges[layer], layers.edges[layer + 1]
-    if layers.sampling == "start":
-        depth = top
-    elif layers.sampling == "midpoint":
-        depth = (top + bottom) / 2
-    else:  # absorption: the mean of z over exp(-z mu/rho) between top and bottom
-        rate = panel.mu / cos_incidence(panel, surface / length(surface))
-        at_top, at_bottom = torch.exp(-top * rate), torch.exp(-bottom * rate)
-        depth = 1 / rate + (top * at_top - bottom * at_bottom) / (at_top - at_bottom)
-    return surface + depth * normal(panel)
-
-
-def solid_angle(panel: Panel, layers: Layers | None, position: Tensor, point_pixel: bool) -> Tensor:
-    """p_fast p_slow D/R^3, D the distance of the plane at the sample's depth (nanoBragg.c, hence
-    `start`: of the panel's surface); a point: 1/R^2, R in metres."""
-    if point_pixel:
-        return 1 / (length(position) / 1000) ** 2
-    at_surface = layers is None or layers.sampling == "start"
-    plane = (panel.origin if at_surface else position) @ normal(panel)
-    return panel.pixel_size[0] * panel.pixel_size[1] * plane / length(position) ** 3
-
-
-def absorbed_in(panel: Panel, layers: Layers | None, layer: int, s1: Tensor) -> Tensor:
-    """The fraction of photons along s1 that is absorbed between a layer's top and bottom."""
-    if layers is None:
-        return torch.ones((), dtype=torch.float64)
-    rate = panel.mu / cos_incidence(panel, s1)
-    return torch.exp(-layers.edges[layer] * rate) - torch.exp(-layers.edges[layer + 1] * rate)
-
-
-def cos_incidence(panel: Panel, s1: Tensor) -> Tensor:
-    """rho = |s1 . n|."""
-    return (s1 @ normal(panel)).abs()
-
-
-def normal(panel: Panel) -> Tensor:
-    """The panel's unit normal, away from the crystal."""
-    n = cross(panel.fast, panel.slow)
-    n = n / length(n)
-    return n if panel.origin @ n >= 0 else -n
-
-
-def length(v: Tensor) -> Tensor:
-    """|v|."""
-    return torch.sqrt(v @ v)
-
-
-def cross(u: Tensor, v: Tensor) -> Tensor:
-    """u x v of [3]."""
-    x = u[1] * v[2] - u[2] * v[1]
-    y = u[2] * v[0] - u[0] * v[2]
-    return torch.stack([x, y, u[0] * v[1] - u[1] * v[0]])

@@ -29,8 +29,14 @@ SHAPES = ("gauss", "tophat")
 
 
 def has_bound(kernel: dense.Kernel, tolerance: float) -> bool:
-    """Whether pixels can be dropped at all."""
-    shape = kernel.experiment.crystal.xtal_shape
+    """Whether pixels can be dropped at all: not where a pixel far from every reflection has
+    photons, nor where nothing here bounds them (cubic polynomials overshoot the amplitudes)."""
+    experiment, options = kernel.experiment, kernel.options
+    if options.interpolate or options.water_c_um > 0:
+        return False
+    if any(panel.curved is not None for panel in experiment.panels):
+        return False
+    shape = experiment.crystal.xtal_shape
     return tolerance > 0 and shape in SHAPES and float(kernel.fudge) > 0
 
 

@@ -1,0 +1,113 @@
+"""The sources of the PHIL scope `beam`: divergence, dispersion, or a list in a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from libtbx import Auto
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.models import Beam
+from nanobragg_plugin.sources import Grid, Spread, with_list, with_spread
+
+#: Steps across a divergence or dispersion whose number is not given.
+STEPS = 5
+#: What separates the columns of a list of sources, besides white space (nanoBragg.c).
+SEPARATORS = str.maketrans(",;:!", "    ")
+#: m; a wavelength above it was not given in metres.
+LONGEST = 1e-7
+
+
+def with_sources(beam: Beam, params: Any) -> Beam:
+    """The beam as the sources that the extracted scope describes; as it is without any."""
+    spread = spread_of(params)
+    if params.source_file is None:
+        return beam if spread == Spread(round=spread.round) else with_spread(beam, spread)
+    if spread != Spread(round=spread.round):
+        raise Sorry(
+            "beam.source_file lists the sources: leave away the divergence and the dispersion "
+            "(beam.hdivrange_mrad, beam.vdivrange_mrad, beam.dispersion_percent)"
+        )
+    if len(beam.direction) > 1 or len(beam.wavelength) > 1:
+        raise Sorry(
+            "beam.source_file gives one list of directions, but the beam model varies over the "
+            "scan: give an experiment list with a static beam"
+        )
+    return with_list(beam, *read_sources(params.source_file, beam))
+
+
+def spread_of(params: Any) -> Spread:
+    """Divergence and dispersion of the extracted scope."""
+    return Spread(
+        _grid(params, "hdivrange_mrad", "hdivsteps", "hdivstep_mrad", 1e-3),
+        _grid(params, "vdivrange_mrad", "vdivsteps", "vdivstep_mrad", 1e-3),
+        _grid(params, "dispersion_percent", "dispsteps", "dispstep_percent", 1e-2),
+        params.round_div,
+    )
+
+
+def _grid(params: Any, width: str, count: str, step: str, unit: float) -> Grid:
+    full, steps, size = (getattr(params, name) for name in (width, count, step))
+    if full == 0:
+        if steps is not Auto or size is not None:
+            raise Sorry(f"beam.{count} and beam.{step} need a range: give beam.{width}")
+        return Grid()
+    if size is None:
+        steps = STEPS if steps is Auto else steps
+        if steps < 2:
+            raise Sorry(
+                f"beam.{count}={steps}: a range of {full:g} has two ends; give 2 steps or more"
+            )
+        return Grid(full * unit, full * unit / (steps - 1), steps)
+    if size <= 0:
+        raise Sorry(f"beam.{step}={size:g}: it must be positive")
+    # to both ends, where the step divides the range
+    steps = math.floor(full / size + 1e-9) + 1 if steps is Auto else steps
+    return Grid(full * unit, size * unit, steps)
+
+
+def read_sources(name: str, beam: Beam) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions [n, 3], wavelengths [n] Angstrom and weights [n] of nanoBragg.c's list of sources.
+
+    A line: X Y Z, the way from the crystal to the source in any unit, then its weight and its
+    wavelength in metres; what is missing at a line's end is as the beam has it (and weight 1).
+    `#` starts a comment.
+    """
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Sorry(f"{name} is not a list of sources: it is not text") from error
+    except OSError as error:
+        raise Sorry(f"the list of sources {name} cannot be read: {error.strerror}") from error
+    back = (-10 * beam.direction[0, 0]).tolist()
+    defaults = [*back, 1.0, float(beam.wavelength[0, 0]) * 1e-10]
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split("#", 1)[0].translate(SEPARATORS).split()
+        if words:
+            rows.append(_row(f"line {number} of {name}", words, defaults))
+    if not rows:
+        raise Sorry(f"{name} lists no sources: a line each, X Y Z weight wavelength (m)")
+    table = torch.tensor(rows, dtype=torch.float64)
+    return table[:, :3], table[:, 4] * 1e10, table[:, 3]
+
+
+def _row(where: str, words: list[str], defaults: list[float]) -> list[float]:
+    """X, Y, Z, weight, wavelength."""
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise Sorry(f"{where}: {' '.join(words)!r} are not numbers") from error
+    if len(values) > 5 or not all(map(math.isfinite, values)):
+        raise Sorry(f"{where}: give X Y Z weight wavelength, finite numbers, not {len(values)}")
+    x, y, z, weight, wavelength = values + defaults[len(values) :]
+    if x == y == z == 0:
+        raise Sorry(f"{where}: the source is at the crystal; give the way to it, X Y Z")
+    if weight <= 0:
+        raise Sorry(f"{where}: the weight is {weight:g}; it must be positive")
+    if not 0 < wavelength < LONGEST:
+        raise Sorry(f"{where}: the wavelength is {wavelength:g} m; give it in metres, as 1e-10")
+    return [x, y, z, weight, wavelength]

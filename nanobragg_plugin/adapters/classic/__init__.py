@@ -1,0 +1,1 @@
+"""nanoBragg.c's command line as models and options."""

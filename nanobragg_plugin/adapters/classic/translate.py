@@ -1,0 +1,133 @@
+"""A command line of nanoBragg.c understood: its flags, and what follows from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters.classic import steps
+from nanobragg_plugin.adapters.classic.cell import Cell, cell_of
+from nanobragg_plugin.adapters.classic.flags import parse
+from nanobragg_plugin.adapters.classic.geometry import Geometry, geometry_of
+from nanobragg_plugin.adapters.classic.header import header_of
+from nanobragg_plugin.adapters.classic.settings import Settings, settings_of
+from nanobragg_plugin.sources import Grid, Spread
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A command line and what it means.
+
+    mask: bool [slow, fast], True where a pixel is simulated, or None; roi: first and last fast,
+    first and last slow pixel; phi, spread: the grids of the sampling; sensor: thickness of a layer,
+    m, number of layers, and absorption, 1/m; mosaic: spread, radians, and number of domains; seed:
+    of the noise.
+    """
+
+    settings: Settings
+    geometry: Geometry
+    cell: Cell
+    phi: Grid
+    spread: Spread
+    sensor: tuple[float, int, float]
+    mosaic: tuple[float, int]
+    ncells: tuple[int, int, int]
+    oversample: int
+    fluence: float
+    seed: int
+    mask: np.ndarray | None
+    roi: tuple[int, int, int, int]
+
+
+def translate(words: Sequence[str]) -> Translated:
+    """Understand a command line; `Sorry` says what is wrong with it."""
+    given = parse(words)
+    header, mask = header_of(given)
+    s = settings_of(given, header)
+    geometry = geometry_of(s)
+    seed = int(time.time()) if s.seed is None else s.seed
+    if s.misset_seed is None:
+        s.misset_seed = seed
+    cell = cell_of(s, s.misset_seed)
+    ncells = steps.ncells_of(s, cell.real)
+    longest = float(max(np.linalg.norm(cell.real, axis=1) * ncells)) * 1e-10
+    if mask is not None and mask.shape != (geometry.n_slow, geometry.n_fast):
+        raise Sorry(
+            f"the mask {s.mask} has {mask.shape[1]} x {mask.shape[0]} pixels (fast x slow), the "
+            f"detector {geometry.n_fast} x {geometry.n_slow}: leave its size to the mask"
+        )
+    _check(s)
+    return Translated(
+        s,
+        geometry,
+        cell,
+        steps.phi_grid(s),
+        steps.spread_of(s),
+        steps.sensor_of(s),
+        steps.mosaic_of(s),
+        ncells,
+        steps.oversample_of(s, longest, geometry.distance),
+        _fluence(s),
+        seed,
+        mask,
+        _roi(s, geometry),
+    )
+
+
+def _check(s: Settings) -> None:
+    """`Sorry` for flags that cannot go together, a warning for those that do something odd."""
+    if s.hkl is None and s.dump is None and s.default_F == 0:
+        raise Sorry("there are no structure factors: give -hkl FILE, -dump FILE or -default_F")
+    if s.thickness > 0 and s.mu == 0:
+        raise Sorry(
+            "-detector_abs inf with -detector_thick: a sensor that absorbs nothing sees nothing; "
+            "leave one of them away"
+        )
+    if s.thickness == 0 and s.mu:
+        s.warnings.append("-detector_abs without -detector_thick: the detector has no sensor")
+    if s.nopolar and s.oversample_polar:
+        s.warnings.append(
+            "-oversample_polar takes the polarization into account in spite of -nopolar, as "
+            "nanoBragg.c does"
+        )
+    corrected = [n for n in ("thick", "polar", "omega") if getattr(s, f"oversample_{n}")]
+    if corrected and s.phi_carryover_mode == "c-parity":
+        s.warnings.append(
+            f"-oversample_{corrected[0]}: nanoBragg.c multiplies the sum so far, here each sample "
+            "is multiplied; the image is not nanoBragg.c's"
+        )
+    if s.water:
+        s.warnings.append(
+            "-water is nanoBragg.c's figure, which is not physical: it holds the fluence twice "
+            "and is divided by the number of steps"
+        )
+
+
+def _fluence(s: Settings) -> float:
+    """photons/m^2: of the flux where one is given."""
+    if s.flux:
+        return s.flux * s.exposure / s.beamsize / s.beamsize
+    if s.fluence <= 0:
+        raise Sorry("-fluence 0: without photons there is no image")
+    return s.fluence
+
+
+def _roi(s: Settings, g: Geometry) -> tuple[int, int, int, int]:
+    """The region of interest within the detector; a bound below 0 is the edge."""
+    low_f, high_f, low_s, high_s = s.roi or (-1, -1, -1, -1)
+    roi = (
+        max(low_f, 0),
+        min(high_f, g.n_fast - 1) if high_f >= 0 else g.n_fast - 1,
+        max(low_s, 0),
+        min(high_s, g.n_slow - 1) if high_s >= 0 else g.n_slow - 1,
+    )
+    if roi[0] > roi[1] or roi[2] > roi[3]:
+        raise Sorry(
+            f"-roi {' '.join(map(str, s.roi))} holds no pixel of the {g.n_fast} x {g.n_slow}: "
+            "give first and last fast, first and last slow pixel, from 0"
+        )
+    return roi

@@ -1,0 +1,179 @@
+"""What nanobragg.classic does with a translated command line: simulate, say what, write files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from libtbx.utils import Sorry
+
+from nanobragg_plugin import noise
+from nanobragg_plugin.adapters import fdump, reflection_file
+from nanobragg_plugin.adapters.classic import exact, phil
+from nanobragg_plugin.adapters.classic.translate import Translated
+from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.constants import RTD
+from nanobragg_plugin.format import classic_files as files
+from nanobragg_plugin.run import outputs
+from nanobragg_plugin.run.experiments import write_experiments
+from nanobragg_plugin.run.sweep import MAX_PHOTONS
+from nanobragg_plugin.simulate import simulate
+
+Say = Callable[[str], None]
+
+
+def outputs_of(t: Translated) -> dict[str, Path]:
+    """The files that are written, by kind."""
+    s = t.settings
+    named = {"float": s.floatfile, "int": s.intfile}
+    if s.pgm:
+        named["pgm"] = s.pgmfile
+    if s.noise:
+        named["noise"] = s.noisefile
+    if s.dump and s.hkl:
+        named["dump"] = s.dump
+    return {kind: Path(name) for kind, name in named.items()}
+
+
+def check_outputs(t: Translated) -> None:
+    """`Sorry` unless all of them can be written, under different names and over no input. Files
+    that exist are replaced, as by nanoBragg.c."""
+    s = t.settings
+    read = {Path(name).resolve() for name in (s.matrix, s.hkl, s.sources, s.mask, s.image) if name}
+    seen: set[Path] = set()
+    for path in outputs_of(t).values():
+        if _is_device(path):
+            continue
+        if path.resolve() in read:
+            raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
+        if path.resolve() in seen:
+            raise Sorry(f"two outputs would both be {path}: rename one")
+        seen.add(path.resolve())
+        outputs.check_writable(path, overwrite=True)
+
+
+def run(t: Translated, plan: Plan, say: Say, progress: Callable[[int], None] | None) -> None:
+    """Simulate the image and write it in every form."""
+    experiment = plan.experiment_of_image(0)
+    with torch.no_grad():
+        (panel,) = simulate(
+            experiment, exact.exposure_of(t, plan), plan.structure_factors, plan.options
+        )
+    photons = panel.cpu().numpy()
+    if not photons.max(initial=0.0) <= MAX_PHOTONS:
+        raise Sorry(
+            f"a pixel would have {photons.max():.3g} photons: lower -fluence, -flux or the "
+            "structure factors"
+        )
+    for line in write(t, photons.astype(np.float32)):
+        say(line)
+
+
+def write(t: Translated, photons: np.ndarray) -> Iterator[str]:
+    """Write the files of an image, float32 [slow, fast]; yields what nanoBragg.c prints of it."""
+    s, places = t.settings, outputs_of(t)
+    stats = files.statistics(photons, t.roi, t.mask)
+    _write(places["float"], files.float_bytes(photons))
+    yield f"wrote {places['float']} as {photons.size} 4-byte floats"
+    at = "" if stats.max_at is None else "  at fast {} slow {}".format(*stats.max_at)
+    yield f"max_I = {stats.max_I:g}{at}"
+    yield f"mean= {stats.mean:g} rms= {stats.rms:g} rmsd= {stats.rmsd:g}"
+    scale = files.intfile_scale(s.scale, stats.max_I)
+    header = header_of(t)
+    integers = files.scaled_integers(photons, scale, s.adc, t.roi)
+    _write(places["int"], files.smv_bytes(header, integers))
+    yield f"wrote {places['int']}, intfile_scale = {scale:g}"
+    if "pgm" in places:
+        pgm_scale = files.pgm_scale(s.pgmscale, stats.rmsd, scale)
+        _write(places["pgm"], files.pgm_bytes(photons, pgm_scale, t.roi))
+        yield f"wrote {places['pgm']}, pgm_scale = {pgm_scale:g}"
+    if "noise" in places:
+        (counts,) = noise.poisson([torch.from_numpy(photons)], t.seed, 1)
+        noisy, overloads = files.noise_integers(counts.numpy(), s.adc, t.roi)
+        _write(places["noise"], files.smv_bytes(header, noisy))
+        yield (
+            f"wrote {places['noise']}, seed {t.seed}: {float(counts.sum()):.0f} photons "
+            f"({overloads} overloads)"
+        )
+    if "dump" in places:
+        hkl = reflection_file.read_hkl_text(Path(s.hkl))
+        _write(places["dump"], fdump.to_bytes(*hkl, s.default_F))
+        yield f"wrote {places['dump']}, the structure factors"
+
+
+def header_of(t: Translated) -> files.SmvHeader:
+    """The header of the SMV files, whose beam centres are those of every convention."""
+    g = t.geometry
+    half = g.pixel / 2
+    fast, slow = g.direct_beam
+
+    def mm(*values: float) -> tuple[float, ...]:
+        return tuple(1000.0 * value for value in values)
+
+    x, y, z = mm(*g.origin)
+    return files.SmvHeader(
+        fast_pixels=g.n_fast,
+        slow_pixels=g.n_slow,
+        pixel_size_mm=g.pixel * 1000.0,
+        distance_mm=g.distance * 1000.0,
+        close_distance_mm=g.close_distance * 1000.0,
+        wavelength_ang=t.settings.wavelength * 1e10,
+        beam_center_mm=mm(*g.beam_centre),
+        adxv_center_mm=mm(fast, g.size_slow - slow),
+        mosflm_center_mm=mm(slow - half, fast - half),
+        denzo_beam_mm=mm(slow, fast),
+        dials_origin_mm=(z, y, -x),
+        xds_org=(g.nearest[0] / g.pixel + 0.5, g.nearest[1] / g.pixel + 0.5),
+        phi_deg=t.settings.phi * RTD,
+        osc_deg=t.phi.width * RTD,
+        twotheta_deg=t.settings.twotheta * RTD,
+    )
+
+
+def description(t: Translated, plan: Plan) -> Iterator[str]:
+    """What will be simulated."""
+    s, g = t.settings, t.geometry
+    yield from (f"WARNING: {text}" for text in s.warnings)
+    yield f"{g.convention} convention, phi carryover {s.phi_carryover_mode}, {s.precision}"
+    real = plan.dxtbx_experiment.crystal.get_unit_cell().parameters()
+    yield "Unit Cell: " + " ".join(f"{value:g}" for value in real)
+    yield from plan.notes
+    yield (
+        f"Detector: {g.n_fast} x {g.n_slow} pixels of {g.pixel * 1e3:g} mm, distance "
+        f"{g.distance * 1e3:g} mm, direct beam at {g.direct_beam[0] * 1e3:g} mm along fast, "
+        f"{g.direct_beam[1] * 1e3:g} mm along slow"
+    )
+    for name in ("fast", "slow", "normal", "beam", "e_vector", "spindle", "origin"):
+        vector = getattr(g, name) * (1e3 if name == "origin" else 1)
+        yield f"  {name}: " + " ".join(f"{x:.9g}" for x in vector)
+    first, step, count = s.phi * RTD, t.phi.step * RTD, t.phi.count
+    yield f"phi: {count} steps of {step:g} degrees from {first:g}"
+    spread, domains = t.mosaic
+    yield f"mosaic: {domains} domains over {spread * RTD:g} degrees"
+
+
+def show(t: Translated, say: Say) -> None:
+    """-show_phil and -show_expt."""
+    if t.settings.show_expt is not None:
+        experiment = exact.experiment_of(t)
+        if t.mask is not None:
+            exact.with_mask(experiment, t.mask)
+        write_experiments(t.settings.show_expt, [experiment])
+        say(f"wrote {t.settings.show_expt}, the models")
+    if t.settings.show_phil:
+        say("\n".join(phil.phil_of(t)))
+
+
+def _is_device(path: Path) -> bool:
+    """/dev/null and its like."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write(path: Path, content: bytes) -> None:
+    if _is_device(path):
+        path.write_bytes(content)
+        return
+    with outputs.whole(path) as temporary:
+        temporary.write_bytes(content)

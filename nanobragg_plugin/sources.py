@@ -1,0 +1,101 @@
+"""A beam of some divergence and bandwidth as a list of sources (nanoBragg.c, "generic list of
+sources")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.models import Beam
+from nanobragg_plugin.rotation import about_axis
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Steps across a range, from its lower end on: k step - width/2, k = 0 ... count - 1.
+
+    width and step in radians of a divergence, relative to the wavelength of a dispersion.
+    """
+
+    width: float = 0.0
+    step: float = 0.0
+    count: int = 1
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """The places of the steps, 0 is the middle of the range."""
+        return tuple(self.step * k - self.width / 2 for k in range(self.count))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Divergence along the E vector (`horizontal`) and across it, cut to an ellipse if `round`;
+    dispersion of the wavelength."""
+
+    horizontal: Grid = Grid()
+    vertical: Grid = Grid()
+    dispersion: Grid = Grid()
+    round: bool = True
+
+    @property
+    def directions(self) -> list[tuple[float, float]]:
+        """(horizontal, vertical) angles, radians, of the directions, horizontal outermost."""
+        return [
+            (h, v)
+            for h in self.horizontal.offsets
+            for v in self.vertical.offsets
+            if not self.round or self._within(h, v)
+        ]
+
+    def _within(self, h: float, v: float) -> bool:
+        """nanoBragg.c's ellipse, which reaches 1.1 of the square of the semi-axes and, of an even
+        number of steps, half a step farther. A range of 0 cuts nothing."""
+        if self.horizontal.width == 0 or self.vertical.width == 0:
+            return True
+        return 4 * (_share(h, self.horizontal) + _share(v, self.vertical)) <= 1.1
+
+
+def _share(angle: float, grid: Grid) -> float:
+    margin = grid.step**2 / 4 if grid.count % 2 == 0 else 0.0
+    return (angle**2 - margin) / grid.width / grid.width
+
+
+def with_spread(beam: Beam, spread: Spread) -> Beam:
+    """The beam, whose direction and wavelength are the middle, as sources of equal weight: each
+    direction with every wavelength, the wavelengths innermost.
+
+    A direction is turned about the E vector by the vertical angle, then about beam x E vector
+    by the horizontal one. Differentiable in the beam.
+    """
+    middle = beam.direction[:, :1]  # [points, 1, 3]
+    horizontal, vertical = torch.tensor(spread.directions, dtype=middle.dtype).to(middle).unbind(1)
+    axis = beam.polarization_axis / torch.linalg.vector_norm(beam.polarization_axis)
+    across = torch.linalg.cross(middle, axis.expand_as(middle))
+    across = across / torch.linalg.vector_norm(across, dim=-1, keepdim=True)
+    points, n = len(middle), len(horizontal)
+    turns = about_axis(across.expand(points, n, 3), horizontal.expand(points, n))
+    turns = turns @ about_axis(axis.expand(n, 3), vertical)
+    directions = (turns @ middle[..., None])[..., 0]
+    factors = 1 + torch.tensor(spread.dispersion.offsets, dtype=middle.dtype).to(middle)
+    wavelengths = beam.wavelength[:, :1] * factors
+    m = len(factors)
+    return replace(
+        beam,
+        direction=directions.repeat_interleave(m, dim=1),
+        wavelength=wavelengths.repeat(1, n),
+        weight=torch.ones(n * m, dtype=beam.weight.dtype, device=beam.weight.device),
+    )
+
+
+def with_list(beam: Beam, positions: Tensor, wavelengths: Tensor, weights: Tensor) -> Beam:
+    """The beam as sources at positions [n, 3] seen from the crystal (any length), of
+    wavelengths [n] Angstrom and weights [n], which are normalized to a mean of 1."""
+    directions = -positions / torch.linalg.vector_norm(positions, dim=-1, keepdim=True)
+    return replace(
+        beam,
+        direction=directions[None].to(beam.direction),
+        wavelength=wavelengths[None].to(beam.wavelength),
+        weight=(weights / weights.mean()).to(beam.weight),
+    )
