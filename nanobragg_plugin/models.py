@@ -23,7 +23,8 @@ class Panel:
     [2] mm and image_size: (fast, slow); thickness [] mm of the sensor, 0 for none; mu []
     1/mm; mask [slow, fast] bool, True where a pixel is simulated, or None for all of them;
     curved [3] mm: of nanoBragg.c's curved detector the way from the crystal along the beam to its
-    middle (see `geometry.curve`), None of a flat panel.
+    middle (see `geometry.curve`), None of a flat panel; odet [3]: what nanoBragg.c takes for the
+    normal where that is not fast x slow, else None.
     """
 
     origin: Tensor
@@ -36,6 +37,7 @@ class Panel:
     mask: Tensor | None = None
     name: str = ""
     curved: Tensor | None = None
+    odet: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,6 +47,8 @@ class Panel:
     @property
     def normal(self) -> Tensor:
         """[3]: the unit normal that points away from the crystal; layers lie along it."""
+        if self.odet is not None:
+            return self.odet
         normal = torch.linalg.cross(self.fast, self.slow)
         normal = normal / torch.linalg.vector_norm(normal)
         return torch.where((self.origin * normal).sum() < 0, -normal, normal)

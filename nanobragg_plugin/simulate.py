@@ -22,16 +22,17 @@ def simulate(
     exposure: Exposure,
     structure_factors: StructureFactors,
     options: SimulationOptions | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Expected Bragg photons of one image: a tensor [slow, fast] a panel, 0 where masked.
+    """Expected photons of one image, Bragg and `water_c_um`: [slow, fast] a panel, 0 where masked.
 
     Differentiable in every tensor of the experiment and in the structure factors; the memory
     is bounded by `options.batch_steps`, in the backward pass too, which evaluates each batch
-    again.
+    again. progress is called with the number of pixels of each batch that is done, from any thread.
     """
     options = SimulationOptions() if options is None else options
     kernel = dense.Kernel(experiment, exposure, structure_factors, options)
-    return [_panel_image(kernel, panel) for panel in range(len(experiment.panels))]
+    return [_panel_image(kernel, panel, progress) for panel in range(len(experiment.panels))]
 
 
 def simulate_panel(
@@ -45,7 +46,9 @@ def simulate_panel(
     return _panel_image(dense.Kernel(experiment, exposure, structure_factors, options), panel)
 
 
-def _panel_image(kernel: dense.Kernel, panel: int) -> Tensor:
+def _panel_image(
+    kernel: dense.Kernel, panel: int, progress: Callable[[int], None] | None = None
+) -> Tensor:
     experiment, options = kernel.experiment, kernel.options
     model, beam = experiment.panels[panel], experiment.beam
     steps, domains = kernel.abc.shape[:2]
@@ -60,7 +63,7 @@ def _panel_image(kernel: dense.Kernel, panel: int) -> Tensor:
     if len(pixels) == 0:
         return scale * torch.zeros(model.shape, dtype=options.index_dtype, device=scale.device)
     batches = pixel_batches(pixels, steps * domains, options.batch_steps)
-    return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache))
+    return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache, progress))
 
 
 def simulated_pixels(panel: Panel) -> Tensor:
@@ -83,6 +86,7 @@ def sum_batches(
     panel: int,
     batches: tuple[Tensor, ...],
     cache: carryover.PhiCache | None,
+    progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """The kernel's sums of all batches, [n], in their order.
 
@@ -92,7 +96,12 @@ def sum_batches(
     def run(some: tuple[Tensor, ...], cache: carryover.PhiCache | None) -> list[Any]:
         if torch.is_grad_enabled():  # evaluated again in the backward pass, not remembered
             return [checkpoint(kernel, panel, one, cache, use_reentrant=False) for one in some]
-        return in_threads(lambda one: kernel(panel, one, cache), some)
+        return in_threads(lambda one: done(kernel(panel, one, cache)), some)
+
+    def done(answer: Any) -> Any:
+        if progress is not None:
+            progress(len(answer[0]))
+        return answer
 
     sums = []
     # d_min may leave out every sample of a batch, which then leaves the cache empty

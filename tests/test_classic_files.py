@@ -173,11 +173,11 @@ def test_nothing_wraps(image: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", ["still_square", "phi_from_thirty", "phi_through_zero"])
 def test_header_of_the_golden_images(name: str) -> None:
-    (case,) = [case for case in golden.listed() if case["name"] == name]
-    arguments = golden.parse(case["args"])
-    phi, osc = (float(arguments.get(flag, ["0"])[0]) for flag in ("phi", "osc"))
+    case = golden.cases()[name]
+    given = dict(zip(case.words, case.words[1:]))
+    phi, osc = (float(given.get(flag, 0)) for flag in ("-phi", "-osc"))
     found = cf.smv_header(replace(STILL, phi_deg=phi, osc_deg=osc))
-    assert found == (case["smv_header"] + "\f").encode().ljust(512)
+    assert found == (case.header + "\f").encode().ljust(512)
 
 
 def test_header_too_long_for_512_bytes_says_so() -> None:

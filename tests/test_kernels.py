@@ -21,9 +21,9 @@ from nanobragg_plugin.kernels import dense, reference
 from nanobragg_plugin.models import XTAL_SHAPES
 from nanobragg_plugin.simulate import place, simulate, simulated_pixels
 
-#: Of the brightest pixel, double precision; measured worst 1.0e-13.
+#: Of the brightest pixel, double precision; measured worst 2.0e-13.
 DOUBLE = 1e-12
-#: Of the brightest pixel, mixed precision; measured worst 2.2e-6.
+#: Of the brightest pixel, mixed precision; measured worst 2.3e-6.
 MIXED = 1e-5
 #: Of each pixel, double precision, however dark (gauss has tails of 1e-20 of the peak); measured
 #: worst 5e-12, of a pixel of 2e-10 of the brightest.

@@ -131,6 +131,42 @@ def test_other_shapes_are_computed_everywhere(shape):
         )
 
 
+@pytest.mark.parametrize(
+    "change", ({"interpolate": True}, {"water_c_um": 1.0}, {"curved": True}, {"fudge": 0.0})
+)
+def test_what_has_no_bound_is_computed_everywhere(change):
+    """Interpolated amplitudes may exceed the table's, water lights every pixel, a curved detector
+    has its samples elsewhere, and without a fudge a spot has no end."""
+    experiment, exposure, amplitudes, options = random_model(1)
+    if "curved" in change:
+        panel = dataclasses.replace(experiment.panels[0], curved=tensor([0.0, 0, -70]))
+        experiment = dataclasses.replace(experiment, panels=(panel,))
+    elif "fudge" in change:
+        crystal = dataclasses.replace(experiment.crystal, fudge=tensor(0.0))
+        experiment = dataclasses.replace(experiment, crystal=crystal)
+    else:
+        options = dataclasses.replace(options, **change)
+    loose = dataclasses.replace(options, tolerance=math.inf)
+    with torch.no_grad():
+        assert torch.equal(
+            simulate(experiment, exposure, amplitudes, loose)[0],
+            simulate(experiment, exposure, amplitudes, options)[0],
+        )
+
+
+def test_d_min_and_the_tolerance_together():
+    experiment, exposure, amplitudes, options = random_model(3)
+    cut = dataclasses.replace(options, d_min=2.0)
+    with torch.no_grad():
+        dense = simulate(experiment, exposure, amplitudes, cut)[0]
+        tolerance = 1e-6 * float(dense.max())
+        loose = dataclasses.replace(cut, tolerance=tolerance)
+        sparse = simulate(experiment, exposure, amplitudes, loose)[0]
+        whole = simulate(experiment, exposure, amplitudes, options)[0]
+    assert float((dense - sparse).abs().max()) < tolerance
+    assert (dense == 0).any() and (whole > 0).all()
+
+
 def test_gradients_are_dense_s():
     experiment, exposure, amplitudes, options = random_model(5)
 

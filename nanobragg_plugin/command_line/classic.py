@@ -54,4 +54,4 @@ def meter(translated: Translated) -> tqdm:
     """Progress in pixels, on a terminal or where -progress asks for it."""
     wanted = translated.settings.progress
     quiet = not sys.stderr.isatty() if wanted is None else not wanted
-    return tqdm(unit="pixel", unit_scale=True, disable=quiet, delay=1)
+    return tqdm(total=translated.n_pixels, unit="pixel", unit_scale=True, disable=quiet)

@@ -252,8 +252,9 @@ def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
     dtype = options.index_dtype
     names = ("origin", "fast", "slow", "pixel_size", "thickness", "mu")
     converted = {name: getattr(panel, name).to(dtype) for name in names}
-    if panel.curved is not None:
-        converted["curved"] = panel.curved.to(dtype)
+    for name in ("curved", "odet"):
+        if getattr(panel, name) is not None:
+            converted[name] = getattr(panel, name).to(dtype)
     return replace(panel, **converted)
 
 

@@ -59,7 +59,7 @@ def run(t: Translated, plan: Plan, say: Say, progress: Callable[[int], None] | N
     experiment = plan.experiment_of_image(0)
     with torch.no_grad():
         (panel,) = simulate(
-            experiment, exact.exposure_of(t, plan), plan.structure_factors, plan.options
+            experiment, exact.exposure_of(t, plan), plan.structure_factors, plan.options, progress
         )
     photons = panel.cpu().numpy()
     if not photons.max(initial=0.0) <= MAX_PHOTONS:

@@ -118,6 +118,8 @@ def _exact(t: Translated, experiment: core.Experiment, params: Any) -> core.Expe
         return torch.tensor(values, dtype=torch.float64).to(panel.origin)
 
     panel = dataclasses.replace(panel, fast=vector(g.fast), slow=vector(g.slow))
+    if g.off_normal > 1e-12:
+        panel = dataclasses.replace(panel, odet=vector(g.normal))
     if t.settings.curved:
         panel = dataclasses.replace(panel, curved=vector(g.beam * g.distance * 1e3))
     beam = experiment.beam

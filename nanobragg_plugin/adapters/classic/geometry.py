@@ -28,6 +28,8 @@ NAMES = ("beam", "fast", "slow", "normal", "e_vector", "spindle", "twotheta")
 #: Sine of the angle by which -odet_vector may be off the normal of fast and slow, and cosine of
 #: that between fast and slow (rounding to a few digits makes it 1e-6).
 NORMAL_TOLERANCE, SKEW_TOLERANCE = 1e-4, 1e-3
+#: How far the length of a vector that was rounded may be from 1.
+ROUNDED = 1e-2
 #: Flags that a convention reads for nothing but the header of the images.
 BEAM_CENTRES = ("-Xbeam", "-Ybeam", "-Xclose", "-Yclose", "-ORGX", "-ORGY")
 
@@ -59,6 +61,13 @@ class Geometry:
     nearest: tuple[float, float]
     convention: str
 
+    @property
+    def off_normal(self) -> float:
+        """How far `normal` is from the unit normal of fast and slow, up to its sign."""
+        unit = np.cross(self.fast, self.slow)
+        unit /= np.linalg.norm(unit)
+        return float(np.linalg.norm(self.normal - np.copysign(1, self.normal @ unit) * unit))
+
 
 @dataclass(frozen=True)
 class _Centres:
@@ -77,14 +86,15 @@ def geometry_of(s: Settings) -> Geometry:
     centres = _centres(s, size)
     beam, spindle, e_vector = (vectors[name] for name in ("beam", "spindle", "e_vector"))
     turn = Rotation.from_euler("xyz", s.rotation)
-    swing = Rotation.from_rotvec(s.twotheta * vectors["twotheta"])
-    fast, slow, normal = (swing.apply(turn.apply(vectors[n])) for n in ("fast", "slow", "normal"))
+    fast, slow, normal = (
+        _swing(s, vectors, turn.apply(vectors[name])) for name in ("fast", "slow", "normal")
+    )
     # of the detector before the 2theta swing, as nanoBragg.c has it
     ratio = float(beam @ turn.apply(vectors["normal"])) or sys.float_info.min
     close = abs(ratio * s.distance) if s.close_distance is None else s.close_distance
     if centres.pivot == "sample":
         straight = -centres.nearest[0] * vectors["fast"] - centres.nearest[1] * vectors["slow"]
-        origin = swing.apply(turn.apply(straight + close * vectors["normal"]))
+        origin = _swing(s, vectors, turn.apply(straight + close * vectors["normal"]))
     else:
         origin = -centres.direct[0] * fast - centres.direct[1] * slow + close / ratio * beam
     if s.pix0 is not None:
@@ -100,8 +110,16 @@ def geometry_of(s: Settings) -> Geometry:
         nearest=(-float(origin @ fast), -float(origin @ slow)),
         convention=s.convention,
     )
-    _check(geometry)
+    _check(geometry, s)
     return geometry
+
+
+def _swing(s: Settings, vectors: dict[str, np.ndarray], v: np.ndarray) -> np.ndarray:
+    """A vector turned by 2theta (Rodrigues). nanoBragg.c does not make the axis a unit vector: one
+    that is rounded to a few digits turns as it does there."""
+    axis, angle = vectors["twotheta"], s.twotheta
+    along = axis * (axis @ v) * (1 - math.cos(angle))
+    return along + v * math.cos(angle) + np.cross(axis, v) * math.sin(angle)
 
 
 def _size(s: Settings) -> tuple[int, int, list[float]]:
@@ -123,6 +141,10 @@ def _vectors(s: Settings) -> dict[str, np.ndarray]:
     vectors = {name: np.array(vector, float) for name, vector in given.items()}
     length = {name: float(np.linalg.norm(vector)) for name, vector in vectors.items()}
     unit = {name: vector / length[name] for name, vector in vectors.items()}
+    if abs(length["twotheta"] - 1) < ROUNDED:
+        unit["twotheta"] = vectors["twotheta"]
+    elif s.twotheta:
+        s.warnings.append("-twotheta_axis is made a unit vector, which nanoBragg.c does not")
     if length["normal"] != 1:  # nanoBragg.c makes its own unless the length is exactly 1
         unit["normal"] = np.cross(unit["fast"], unit["slow"])
         unit["normal"] /= np.linalg.norm(unit["normal"]) or 1
@@ -188,18 +210,18 @@ def _given_origin(s: Settings, from_centre: np.ndarray) -> np.ndarray:
     return np.array(s.pix0)
 
 
-def _check(g: Geometry) -> None:
+def _check(g: Geometry, s: Settings) -> None:
     """`Sorry` for a detector that is none."""
     if abs(g.fast @ g.slow) > SKEW_TOLERANCE:
         raise Sorry(
             f"-fdet_vector and -sdet_vector are {math.degrees(math.acos(g.fast @ g.slow)):.3f} "
             "degrees apart: pixels are rectangular; give vectors at right angles"
         )
-    normal = np.cross(g.fast, g.slow)
-    if np.linalg.norm(np.cross(normal, g.normal)) > NORMAL_TOLERANCE:
-        raise Sorry(
+    if g.off_normal > NORMAL_TOLERANCE:
+        s.warnings.append(
             "-odet_vector is not the normal of the detector, fast x slow = "
-            f"{' '.join(f'{x:g}' for x in normal)}: give that, or its opposite, with the vectors"
+            f"{' '.join(f'{x:g}' for x in np.cross(g.fast, g.slow))}: solid angles and sensor "
+            "layers are nanoBragg.c's, and wrong; give that, or its opposite"
         )
     if abs(g.close_distance) < 1e-9:
         raise Sorry("the detector's plane goes through the crystal: move it with -distance")

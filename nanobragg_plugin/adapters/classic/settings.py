@@ -18,7 +18,7 @@ from nanobragg_plugin.constants import CLASSIC_FLUENCE, RTD
 
 Vector = tuple[float, float, float]
 
-#: Vectors before a convention or a flag sets them: mosflm's.
+#: Vectors before a convention or a flag sets them: mosflm's, but for the 2theta axis.
 VECTORS: dict[str, Vector] = {
     "beam": (1.0, 0.0, 0.0),
     "fast": (0.0, 0.0, 1.0),
@@ -26,7 +26,7 @@ VECTORS: dict[str, Vector] = {
     "normal": (1.0, 0.0, 0.0),
     "e_vector": (0.0, 0.0, 1.0),
     "spindle": (0.0, 0.0, 1.0),
-    "twotheta": (0.0, 0.0, 1.0),
+    "twotheta": (0.0, 1.0, 0.0),
 }
 VECTOR_FLAGS = {
     "-beam_vector": "beam",

@@ -42,6 +42,14 @@ class Translated:
     mask: np.ndarray | None
     roi: tuple[int, int, int, int]
 
+    @property
+    def n_pixels(self) -> int:
+        """How many pixels are simulated."""
+        first_f, last_f, first_s, last_s = self.roi
+        if self.mask is None:
+            return (last_f - first_f + 1) * (last_s - first_s + 1)
+        return int(self.mask[first_s : last_s + 1, first_f : last_f + 1].sum())
+
 
 def translate(words: Sequence[str]) -> Translated:
     """Understand a command line; `Sorry` says what is wrong with it."""
@@ -89,6 +97,10 @@ def _check(s: Settings) -> None:
         )
     if s.thickness == 0 and s.mu:
         s.warnings.append("-detector_abs without -detector_thick: the detector has no sensor")
+    if s.thickness == 0 and s.oversample_thick:
+        s.warnings.append(
+            "-oversample_thick without -detector_thick does nothing; nanoBragg.c's image is 0"
+        )
     if s.nopolar and s.oversample_polar:
         s.warnings.append(
             "-oversample_polar takes the polarization into account in spite of -nopolar, as "
