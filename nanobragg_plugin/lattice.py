@@ -15,13 +15,19 @@ from torch import Tensor
 from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, ROUND_SCALE, TOPHAT_RADIUS_SQR
 
 
-def grating(delta: Tensor, n: Tensor) -> Tensor:
+def grating(delta: Tensor, n: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """sin(pi N delta)/sin(pi delta), N on the peak, its gradient finite there
-    (nanoBragg.c, `sincg`)."""
-    x = math.pi * delta
+    (nanoBragg.c, `sincg`).
+
+    N delta is reduced to a turn in the type of delta [...] before the rest is computed in `dtype`
+    (default: that of delta): of a large crystal float32 would lose its fraction.
+    """
+    turns = n.to(delta) * delta
+    phase = math.pi * (turns - 2 * torch.round(turns.detach() / 2)).to(dtype or delta.dtype)
+    x, n = (math.pi * delta).to(phase), n.to(phase)
     peak = (x * n).abs() < 1e-4
     safe = torch.where(peak, torch.full_like(x, 0.5), x)
-    ratio = torch.sin(safe * n) / torch.sin(safe)
+    ratio = torch.sin(phase) / torch.sin(safe)
     return torch.where(peak, n * (1 - (n * n - 1) * x * x / 6), ratio)
 
 
@@ -49,9 +55,10 @@ def lattice_factor(
     xtal_shape: str,
     fudge: Tensor,
     metric: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """F_latt of a batch of samples: the product of its `factors`, whose arguments it has."""
-    first, *others = factors(delta, ncells, xtal_shape, fudge, metric)
+    first, *others = factors(delta, ncells, xtal_shape, fudge, metric, dtype)
     for other in others:
         first = first * other
     return first
@@ -63,18 +70,20 @@ def factors(
     xtal_shape: str,
     fudge: Tensor,
     metric: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """What F_latt is the product of, each [...]: of a square crystal the gratings along a, b and
     c, of any other shape F_latt itself.
 
     delta: three tensors [...]; ncells [3]; fudge []; metric [3, 3]: A^T A in 1/Angstrom^2,
-    used by the `_star` shapes only. Source: nanoBragg.c, the shapes' block in its inner loop;
+    used by the `_star` shapes only; dtype: of the result (default: that of delta). Source: nanoBragg.c, the shapes' block in its inner loop;
     gauss and tophat as simtbx has them, round in hkl (DESIGN section 4).
     """
-    dh, dk, dl = delta
-    na, nb, nc = ncells.unbind(-1)
     if xtal_shape == "square":
-        return grating(dh, na), grating(dk, nb), grating(dl, nc)
+        return tuple(grating(x, n, dtype) for x, n in zip(delta, ncells.unbind(-1)))
+    dh, dk, dl = (x.to(dtype or x.dtype) for x in delta)
+    na, nb, nc = ncells.to(dh).unbind(-1)
+    fudge, metric = fudge.to(dh), metric.to(dh)
     n3 = na * nb * nc
     if xtal_shape.endswith("_star"):
         g = metric

@@ -8,47 +8,32 @@ pixel's steps are always summed alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanobragg_plugin import background, carryover, structure_factors
-from nanobragg_plugin.corrections import (
-    capture_fraction,
-    layer_depth,
-    polarization,
-    seen_plane,
-    solid_angle,
-)
-from nanobragg_plugin.geometry import (
-    curve,
-    lab_position,
-    scattering_vector,
-    subpixel_offsets,
-    unit,
-)
-from nanobragg_plugin.lattice import lattice_factor
-from nanobragg_plugin.models import Experiment, Exposure, Layers, Panel, SimulationOptions
+from nanobragg_plugin.corrections import polarization, seen_plane, solid_angle
+from nanobragg_plugin.geometry import scattering_vector, subpixel_offsets
+from nanobragg_plugin.kernels.samples import Sample, capture_of, layer_count, sample_of
+from nanobragg_plugin.lattice import factors
+from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
 from nanobragg_plugin.structure_factors import StructureFactors
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Where a layer's sub-pixel lies: s1_unit [n, 3], distance [n] mm, cosine [n] = |s1 . n|."""
-
-    s1_unit: Tensor
-    distance: Tensor
-    cosine: Tensor
 
 
 class Kernel:
     """Sums of one image: made once, called for batches of pixels.
 
-    Arguments as `kernels.reference.Kernel`, its slow twin.
+    Arguments as `kernels.reference.Kernel`, its slow twin. `watch` is given a name and the
+    tensors of each step of a sum, as they go into it (for `trace`).
     """
+
+    watch: Callable[[str, dict[str, Any]], None] | None = None
 
     def __init__(
         self,
@@ -71,7 +56,7 @@ class Kernel:
         position = torch.tensor(exposure.position, dtype=torch.float64, device=abc.device)
         a_matrix = at_positions(crystal.A, position.mean()[None])[0]
         self.metric = (a_matrix.T @ a_matrix).to(value)
-        self.ncells, self.fudge = crystal.Ncells_abc.to(value), crystal.fudge.to(value)
+        self.ncells, self.fudge = crystal.Ncells_abc.to(index), crystal.fudge.to(value)
         self.spot_scale = crystal.spot_scale.to(index)
         self.water = background.water_c(options.water_c_um, beam.fluence).to(index)
         self.amplitudes = structure_factors.to(dtype=value)
@@ -131,10 +116,12 @@ class Kernel:
         once = not options.oversample_polar and self.experiment.beam.kahn_factor is not None
         total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
         polar, vectors = None, first
+        self._show("pixels", pixels=pixels)
         for sample, omega, capture in self._samples(number, pixels):
             for source in range(len(self.weight)):
                 q = self._scattering_vector(sample.s1_unit, source)
                 kept = self._kept(q)
+                self._show("ray", source=source, q=q, kept=kept)
                 if kept is not None and not kept.any():
                     continue
                 if once and (polar is None or kept is not None):
@@ -148,15 +135,22 @@ class Kernel:
                 summed = intensity.sum(-1) * self.weight[source]
                 factor = capture * omega if options.oversample_omega else capture
                 total = total + summed * factor
+        weighted, water = total, None
         total = total * self.spot_scale
         if options.water_c_um > 0:
-            total = total + self._water(number, pixels)
+            water = self._water(number, pixels)
+            total = total + water
         if not options.oversample_omega:
             total = total * omega
         if once:  # 0 of a pixel that is wholly cut
             total = total * (torch.zeros_like(total) if polar is None else polar)
         steps = len(self.weight) * options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
+        self._show("sum", weighted=weighted, water=water, omega=omega, polar=polar, steps=steps)
         return total / steps
+
+    def _show(self, step: str, **values: Any) -> None:
+        if self.watch is not None:
+            self.watch(step, values)
 
     def _samples(self, number: int, pixels: Tensor) -> Iterator[tuple[Sample, Tensor, Tensor]]:
         """Every layer's sub-pixels with their solid angle and capture [n]: their own, or the first
@@ -165,18 +159,20 @@ class Kernel:
         layers = options.layers_of(number)
         offsets = subpixel_offsets(options.oversample)
         omega = None
-        for layer in range(_count(layers)):
+        for layer in range(layer_count(layers)):
             capture = None
             if layers is not None and layers.capture == "last":
-                last = _sample(panel, pixels, offsets[0], layers, _count(layers) - 1)
-                capture = _capture(panel, last, layers, _count(layers) - 1)
+                last = sample_of(panel, pixels, offsets[0], layers, layer_count(layers) - 1)
+                capture = capture_of(panel, last, layers, layer_count(layers) - 1)
             for offset in offsets:
-                sample = _sample(panel, pixels, offset, layers, layer)
+                sample = sample_of(panel, pixels, offset, layers, layer)
                 if omega is None or options.oversample_omega:
                     plane = seen_plane(panel, layers, sample.distance, sample.cosine)
                     omega = solid_angle(panel, sample.distance, plane, options.point_pixel)
                 if capture is None or options.oversample_thick:
-                    capture = _capture(panel, sample, layers, layer)
+                    capture = capture_of(panel, sample, layers, layer)
+                made = {"plane": plane, "omega": omega, "capture": capture}
+                self._show("sample", layer=layer, offset=offset, sample=sample, **made)
                 yield sample, omega, capture
 
     def _water(self, number: int, pixels: Tensor) -> Tensor:
@@ -191,11 +187,11 @@ class Kernel:
         if layers is None or options.oversample_thick:
             return water
         offset = subpixel_offsets(options.oversample)[0]
-        first = _count(layers) - 1 if layers.capture == "last" else 0
+        first = layer_count(layers) - 1 if layers.capture == "last" else 0
         captured = torch.zeros_like(water)
-        for layer in range(first, _count(layers)):
-            sample = _sample(panel, pixels, offset, layers, layer)
-            captured = captured + _capture(panel, sample, layers, layer)
+        for layer in range(first, layer_count(layers)):
+            sample = sample_of(panel, pixels, offset, layers, layer)
+            captured = captured + capture_of(panel, sample, layers, layer)
         return water * captured
 
     def _polarization(self, s1_unit: Tensor, source: int) -> Tensor:
@@ -206,7 +202,10 @@ class Kernel:
         axis = beam.polarization_axis.to(s1_unit.dtype)
         kahn_factor = beam.kahn_factor.to(s1_unit.dtype)
         shape = (len(s1_unit), len(s0), 3)
-        return polarization(s1_unit[:, None].expand(shape), s0.expand(shape), axis, kahn_factor)
+        s1, s0 = s1_unit[:, None].expand(shape), s0.expand(shape)
+        polar = polarization(s1, s0, axis, kahn_factor)
+        self._show("polarization", polar=polar)
+        return polar
 
     def _scattering_vector(self, s1_unit: Tensor, source: int) -> Tensor:
         """q of s1 [n, 3] and a source: [n, 3], or [n, steps, 3] if the beam moves during the
@@ -227,7 +226,9 @@ class Kernel:
         """F_cell^2 F_latt^2 summed over mosaic domains: [n, steps]."""
         f_cell, f_latt, _ = self._amplitudes(q, vectors)
         amplitude = f_cell * f_latt
-        return (amplitude * amplitude).unflatten(1, vectors.shape[:2]).sum(-1)
+        intensity = (amplitude * amplitude).unflatten(1, vectors.shape[:2])
+        self._show("intensity", vectors=vectors, intensity=intensity)
+        return intensity.sum(-1)
 
     def _amplitudes(self, q: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """F_cell, F_latt and the nearest h0, k0, l0 of every sample: each [n, steps * domains]."""
@@ -239,12 +240,22 @@ class Kernel:
             ]
         # ceil(x - 1/2): nanoBragg.c's nearest index, which takes a half downwards
         nearest = [torch.ceil(x.detach() - 0.5) for x in indices]
-        delta = tuple((x - x0).to(self.options.value_dtype) for x, x0 in zip(indices, nearest))
-        crystal = self.experiment.crystal
-        f_latt = lattice_factor(delta, self.ncells, crystal.xtal_shape, self.fudge, self.metric)
+        delta = tuple(x - x0 for x, x0 in zip(indices, nearest))
+        f_latt = self._lattice_factor(delta)
         if self.options.interpolate:
-            return structure_factors.interpolated(self.amplitudes, *indices), f_latt, nearest
-        return structure_factors.nearest(self.amplitudes, *nearest), f_latt, nearest
+            f_cell = structure_factors.interpolated(self.amplitudes, *indices)
+        else:
+            f_cell = structure_factors.nearest(self.amplitudes, *nearest)
+        self._show("amplitudes", hkl=indices, nearest=nearest, F_cell=f_cell, F_latt=f_latt)
+        return f_cell, f_latt, nearest
+
+    def _lattice_factor(self, delta: tuple[Tensor, ...]) -> Tensor:
+        """F_latt of the distances from the nearest indices, [n, steps * domains]."""
+        shape = self.experiment.crystal.xtal_shape
+        dtype = self.options.value_dtype
+        parts = factors(delta, self.ncells, shape, self.fudge, self.metric, dtype)
+        self._show("lattice", parts=parts)
+        return prod(parts[1:], start=parts[0])
 
 
 def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
@@ -258,11 +269,6 @@ def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
     return replace(panel, **converted)
 
 
-def _count(layers: Layers | None) -> int:
-    """Sensor layers; 1 of a panel without a sensor."""
-    return 1 if layers is None else len(layers.edges) - 1
-
-
 def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:
     """The polarization factor [n] of each pixel's first sample that d_min leaves in, 0 before it
     (nanoBragg.c's way to say so): `known` of the samples so far, `now` [n, steps or 1] of the
@@ -273,31 +279,3 @@ def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Te
     chosen = now.expand(kept.shape).gather(1, step)[:, 0]
     chosen = torch.where(kept.any(1), chosen, torch.zeros_like(chosen))
     return chosen if known is None else torch.where(known == 0, chosen, known)
-
-
-def _sample(
-    panel: Panel, pixels: Tensor, offset: tuple[float, float], layers: Layers | None, layer: int
-) -> Sample:
-    """The points of a sub-pixel, as deep in the sensor as the layer is sampled."""
-    slow, fast = (
-        pixels[:, axis].to(panel.origin.dtype) + shift for axis, shift in enumerate(offset)
-    )
-    position = lab_position(panel, slow, fast)
-    s1_unit, distance = unit(position)
-    normal = panel.normal
-    cosine = s1_unit @ normal
-    if layers is not None:
-        depth = layer_depth(layers, layer, panel.mu, cosine)
-        position = position + depth[:, None] * normal
-    if panel.curved is not None:
-        position = curve(panel, position)
-    if layers is not None or panel.curved is not None:
-        s1_unit, distance = unit(position)
-        cosine = (s1_unit @ normal).abs()  # a curved detector may turn away from its plane
-    return Sample(s1_unit, distance, cosine)
-
-
-def _capture(panel: Panel, sample: Sample, layers: Layers | None, layer: int) -> Tensor:
-    if layers is None:
-        return torch.ones_like(sample.distance)
-    return capture_fraction(layers, layer, panel.mu, sample.cosine)

@@ -76,7 +76,9 @@ def cos_incidence(panel: Panel, s1: Tensor) -> Tensor:
 
 
 def normal(panel: Panel) -> Tensor:
-    """The panel's unit normal, away from the crystal."""
+    """The panel's unit normal, away from the crystal, or what stands for it."""
+    if panel.odet is not None:
+        return panel.odet
     n = cross(panel.fast, panel.slow)
     n = n / length(n)
     return n if panel.origin @ n >= 0 else -n
