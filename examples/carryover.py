@@ -18,8 +18,8 @@ import numpy as np
 from nanobragg_plugin.command_line import classic
 
 COMMAND = """
-    -cell 79.1 79.1 38.4 90 90 90 -misset 10 20 30 -N 12 -default_F 100 -lambda 0.9795
-    -distance 100 -pixel 0.2 -detpixels 192 -nointerpolate -oversample 1
+    -cell 79.1 79.1 38.4 90 90 90 -misset 10 20 30 -N 8 -default_F 100 -lambda 0.9795
+    -distance 100 -pixel 0.25 -detpixels 96 -Xbeam 40 -Ybeam 40 -nointerpolate -oversample 1
     -phi 0 -osc 1 -phisteps 5 -nonoise -nopgm
 """
 
@@ -29,13 +29,13 @@ def photons(mode: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/float.bin", "-intfile", f"{folder}/int.img"]
         classic.run([*COMMAND.split(), "-phi_carryover_mode", mode, "-floatfile", *files])
-        return np.fromfile(files[0], "<f4").reshape(192, 192)
+        return np.fromfile(files[0], "<f4").reshape(96, 96)
 
 
 def picture(path: Path, spec: np.ndarray, parity: np.ndarray) -> None:
     """Both images side by side with their difference, a part of them where it shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LogNorm, SymLogNorm
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.2), dpi=90, layout="constrained")
@@ -48,7 +48,8 @@ def picture(path: Path, spec: np.ndarray, parity: np.ndarray) -> None:
         axes.set_title(title)
     share = (parity - spec) / peak
     limit = np.abs(share).max()
-    shown = right.imshow(share, vmin=-limit, vmax=limit, cmap="RdBu_r")
+    scale = SymLogNorm(limit * 1e-2, vmin=-limit, vmax=limit)
+    shown = right.imshow(share, norm=scale, cmap="RdBu_r")
     right.set_title("c-parity - spec, of the maximum")
     figure.colorbar(shown, ax=right)
     left.set_ylabel("slow, pixels")

@@ -76,8 +76,9 @@ def factors(
     c, of any other shape F_latt itself.
 
     delta: three tensors [...]; ncells [3]; fudge []; metric [3, 3]: A^T A in 1/Angstrom^2,
-    used by the `_star` shapes only; dtype: of the result (default: that of delta). Source: nanoBragg.c, the shapes' block in its inner loop;
-    gauss and tophat as simtbx has them, round in hkl (DESIGN section 4).
+    used by the `_star` shapes only; dtype: of the result (default: that of delta). Source:
+    nanoBragg.c, the shapes' block in its inner loop; gauss and tophat as simtbx has them, round
+    in hkl (DESIGN section 4).
     """
     if xtal_shape == "square":
         return tuple(grating(x, n, dtype) for x, n in zip(delta, ncells.unbind(-1)))

@@ -48,5 +48,12 @@ def test_api(example):
     assert abs(float(gradient[1])) < 0.1
 
 
+def test_carryover(example, tmp_cwd, capsys):
+    """The two modes differ, by as much as the README says."""
+    example("carryover")["main"]("carryover.png")
+    assert "30.4 % of the maximum" in capsys.readouterr().out
+    assert (tmp_cwd / "carryover.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_example_is_run_here():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"demo", "still", "api"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"demo", "still", "api", "carryover"}

@@ -50,11 +50,14 @@ def random_model(seed: int, shape: str = "gauss"):
     points = int(2 * draw(1)) + 1
     drift = [from_vector(0.003 * i * (draw(3) - 0.5)) for i in range(points)]
     umats = mosaic.mosaic_umats(0.004 * draw(1)[0], int(1 + 6 * draw(1)), "gaussian", seed)
+    ncells, fudge = 3 + 20 * draw(3), 0.5 + draw(1)[0]
+    if shape.endswith("_star"):  # of their own width hardly a sample would be within a spot
+        fudge = fudge * (ncells.mean() / ncells.prod()) ** 2 / a_matrix.square().sum() * 3
     crystal = models.Crystal(
         torch.stack([d @ a_matrix for d in drift]),
-        3 + 20 * draw(3),
+        ncells,
         shape,
-        0.5 + draw(1)[0],
+        fudge,
         tensor(1e4),
         umats,
         ("crystal", "lab")[seed % 2],
@@ -69,7 +72,7 @@ def random_model(seed: int, shape: str = "gauss"):
     return experiment, exposure, structure_factors.table(indices, 100 * draw(len(indices))), options
 
 
-@pytest.mark.parametrize("shape", ["gauss", "tophat"])
+@pytest.mark.parametrize("shape", ["gauss", "tophat", "gauss_star", "tophat_star"])
 @pytest.mark.parametrize("seed", range(10))
 def test_no_pixel_is_off_by_more_than_the_tolerance(seed, shape):
     experiment, exposure, amplitudes, options = random_model(seed, shape)
@@ -120,7 +123,7 @@ def test_an_amplitude_that_is_no_number_is_not_passed_over():
         assert simulate(experiment, exposure, amplitudes, loose)[0].nan_to_num(0).max() > 0
 
 
-@pytest.mark.parametrize("shape", ["square", "round", "gauss_star", "tophat_star"])
+@pytest.mark.parametrize("shape", ["square", "round"])
 def test_other_shapes_are_computed_everywhere(shape):
     experiment, exposure, amplitudes, options = random_model(1, shape)
     loose = dataclasses.replace(options, tolerance=math.inf)

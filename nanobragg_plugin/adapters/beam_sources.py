@@ -19,11 +19,18 @@ STEPS = 5
 SEPARATORS = str.maketrans(",;:!", "    ")
 #: m; a wavelength above it was not given in metres.
 LONGEST = 1e-7
+#: Sources above which a run would not end: a slip of the pen.
+MAX_SOURCES = 10**6
 
 
 def with_sources(beam: Beam, params: Any) -> Beam:
     """The beam as the sources that the extracted scope describes; as it is without any."""
     spread = spread_of(params)
+    if not spread.directions:
+        raise Sorry(
+            "no direction of the divergence is left within its ellipse: give 2 or more of "
+            "beam.hdivsteps and beam.vdivsteps, or beam.round_div=False"
+        )
     if params.source_file is None:
         return beam if spread == Spread(round=spread.round) else with_spread(beam, spread)
     if spread != Spread(round=spread.round):
@@ -41,12 +48,23 @@ def with_sources(beam: Beam, params: Any) -> Beam:
 
 def spread_of(params: Any) -> Spread:
     """Divergence and dispersion of the extracted scope."""
-    return Spread(
+    grids = (
         _grid(params, "hdivrange_mrad", "hdivsteps", "hdivstep_mrad", 1e-3),
         _grid(params, "vdivrange_mrad", "vdivsteps", "vdivstep_mrad", 1e-3),
         _grid(params, "dispersion_percent", "dispsteps", "dispstep_percent", 1e-2),
-        params.round_div,
     )
+    number = math.prod(grid.count for grid in grids)
+    if number > MAX_SOURCES:
+        raise Sorry(
+            f"divergence and dispersion make {number} sources, more than {MAX_SOURCES}: give fewer "
+            "steps (beam.hdivsteps, beam.vdivsteps, beam.dispsteps), or larger ones"
+        )
+    if grids[2].width >= 2:
+        raise Sorry(
+            f"beam.dispersion_percent={params.dispersion_percent:g}: the shortest wavelength would "
+            "not be positive; it is the full width, below 200"
+        )
+    return Spread(*grids, params.round_div)
 
 
 def _grid(params: Any, width: str, count: str, step: str, unit: float) -> Grid:

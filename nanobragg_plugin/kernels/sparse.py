@@ -1,8 +1,9 @@
 """Which pixels can matter: those that some sample may bring within reach of a reflection.
 
-Shapes of domain that end by themselves, gauss and tophat, leave most pixels of an image
-without a photon. A pixel is dropped only if a bound says that it has less than `tolerance`
-photons; the others are left to the dense kernel, so that their values and gradients are its own.
+Shapes of domain that end by themselves, gauss and tophat (and their `_star`), leave most pixels
+of an image without a photon. A pixel is dropped only if a bound says that it has less than
+`tolerance` photons; the others are left to the dense kernel, so that their values and gradients
+are its own.
 
 The bound. In units of N h (N the cells of a domain along each axis) F_latt falls with the
 distance from the nearest lattice point, and that distance changes by no more than N h does.
@@ -25,7 +26,7 @@ from nanobragg_plugin.kernels import dense
 from nanobragg_plugin.models import Panel
 
 #: Shapes whose factor is a function of |N dh| that ends.
-SHAPES = ("gauss", "tophat")
+SHAPES = ("gauss", "tophat", "gauss_star", "tophat_star")
 
 
 def has_bound(kernel: dense.Kernel, tolerance: float) -> bool:
@@ -110,11 +111,22 @@ def _cut(
     kernel: dense.Kernel, panel: Panel, nearest: Tensor, scale: float, tolerance: float
 ) -> Tensor:
     """|N dh| beyond which even the strongest reflection gives less than `tolerance` photons."""
+    shape = kernel.experiment.crystal.xtal_shape
     fudge = kernel.fudge.to(nearest.dtype)
-    if kernel.experiment.crystal.xtal_shape == "tophat":
+    if shape.endswith("_star"):
+        fudge = fudge * _least_stretch(kernel).to(nearest.dtype)
+    if shape.startswith("tophat"):
         return (TOPHAT_RADIUS_SQR / fudge).sqrt()
     # omega <= p^2 D'/R^3 <= p^2/R^2; polarization and the layers' sum of captures are <= 1
     omega = nearest**-2 * (1e6 if kernel.options.point_pixel else panel.pixel_size.prod())
     strongest = kernel.strongest.to(nearest.dtype)
     peak = scale * omega * (strongest * kernel.ncells.to(nearest.dtype).prod()) ** 2
     return (GAUSS_WIDTH_SQR / 2 / fudge * (peak / tolerance).log().clamp(min=0)).sqrt()
+
+
+def _least_stretch(kernel: dense.Kernel) -> Tensor:
+    """The least of (Na Nb Nc |dr*|)^2 / |N dh|^2, which the `_star` shapes have in place of 1: an
+    eigenvalue of the metric in units of N h."""
+    ncells = kernel.ncells.double()
+    metric = kernel.metric.double() / torch.outer(ncells, ncells)
+    return torch.linalg.eigvalsh(metric)[0] * ncells.prod() ** 2

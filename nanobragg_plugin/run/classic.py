@@ -40,18 +40,28 @@ def outputs_of(t: Translated) -> dict[str, Path]:
 def check_outputs(t: Translated) -> None:
     """`Sorry` unless all of them can be written, under different names and over no input. Files
     that exist are replaced, as by nanoBragg.c."""
-    s = t.settings
-    read = {Path(name).resolve() for name in (s.matrix, s.hkl, s.sources, s.mask, s.image) if name}
+    places = outputs_of(t)
     seen: set[Path] = set()
-    for path in outputs_of(t).values():
-        if _is_device(path):
-            continue
-        if path.resolve() in read:
-            raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
-        if path.resolve() in seen:
+    for path in places.values():
+        _check_output(t, path)
+        if path.resolve() in seen and not _is_device(path):
             raise Sorry(f"two outputs would both be {path}: rename one")
         seen.add(path.resolve())
-        outputs.check_writable(path, overwrite=True)
+    if "dump" in places and reflection_file.kind_of_file(Path(t.settings.hkl)) != "text":
+        raise Sorry(
+            f"-dump is written of lines h k l F, which {t.settings.hkl} does not have: leave -dump "
+            "away"
+        )
+
+
+def _check_output(t: Translated, path: Path) -> None:
+    s = t.settings
+    read = [s.matrix, s.hkl, s.sources, s.mask, s.image, None if s.hkl else s.dump]
+    if _is_device(path):
+        return
+    if path.resolve() in {Path(name).resolve() for name in read if name}:
+        raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
+    outputs.check_writable(path, overwrite=True)
 
 
 def run(t: Translated, plan: Plan, say: Say, progress: Callable[[int], None] | None) -> None:
@@ -155,13 +165,16 @@ def description(t: Translated, plan: Plan) -> Iterator[str]:
 
 
 def show(t: Translated, say: Say) -> None:
-    """-show_phil and -show_expt."""
+    """-show_phil and -show_expt: PHIL, with all else as its comments."""
+    for text in [*t.settings.warnings, *exact.not_held(t)]:
+        say(f"# WARNING: {text}")
     if t.settings.show_expt is not None:
+        _check_output(t, Path(t.settings.show_expt))
         experiment = exact.experiment_of(t)
         if t.mask is not None:
             exact.with_mask(experiment, t.mask)
         write_experiments(t.settings.show_expt, [experiment])
-        say(f"wrote {t.settings.show_expt}, the models")
+        say(f"# wrote {t.settings.show_expt}, the models")
     if t.settings.show_phil:
         say("\n".join(phil.phil_of(t)))
 

@@ -49,7 +49,8 @@ def _parameters(cell: tuple[float, ...]) -> tuple[float, ...]:
 def _volume(a: float, b: float, c: float, *angles: float) -> float:
     half = sum(angles) / 2
     square = math.sin(half) * math.prod(math.sin(half - angle) for angle in angles)
-    if square <= 0:
+    # a flat cell, as of three angles of 120, is one of no volume but for rounding
+    if square < 1e-12 or max(angles) >= math.pi:
         cell = " ".join(f"{v:g}" for v in (a, b, c, *(angle * RTD for angle in angles)))
         raise Sorry(f"-cell {cell}: no cell has these angles")
     return 2 * a * b * c * math.sqrt(square)

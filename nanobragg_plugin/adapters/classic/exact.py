@@ -27,7 +27,7 @@ from libtbx.phil import parse as parse_phil
 from nanobragg_plugin import models as core
 from nanobragg_plugin.adapters import beam_sources
 from nanobragg_plugin.adapters import params as adapt
-from nanobragg_plugin.adapters.classic.phil import phil_of
+from nanobragg_plugin.adapters.classic import phil
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.constants import RTD
 
@@ -103,7 +103,7 @@ def _detector(t: Translated) -> Detector:
 def plan_of(t: Translated) -> adapt.Plan:
     """What simulates the command line."""
     scope = adapt.master_scope()
-    params = scope.fetch(parse_phil("\n".join(phil_of(t)))).extract()
+    params = scope.fetch(parse_phil("\n".join(phil.phil_of(t)))).extract()
     experiment = experiment_of(t)
     plan = adapt.plan(params, experiment, None if t.mask is None else [t.mask])
     return dataclasses.replace(plan, experiment=_exact(t, plan.experiment, params))
@@ -128,6 +128,19 @@ def _exact(t: Translated, experiment: core.Experiment, params: Any) -> core.Expe
         beam = dataclasses.replace(beam, polarization_axis=vector(g.e_vector))
         beam = beam_sources.with_sources(beam, params.beam)
     return dataclasses.replace(experiment, panels=(panel,), beam=beam)
+
+
+def not_held(t: Translated) -> list[str]:
+    """What of a command line dxtbx's models and PHIL do not hold, in words."""
+    g = t.geometry
+    found = {
+        "-fdet_vector and -sdet_vector, which are not at right angles": abs(g.fast @ g.slow) > 1e-9,
+        "the lengths of the detector's vectors": abs(np.linalg.norm(g.fast) - 1) > 1e-9,
+        "-odet_vector, which is not the detector's normal": g.off_normal > 1e-9,
+        "-polar_vector, which is not at right angles to the beam": abs(g.beam @ g.e_vector) > 1e-9,
+        "-curved_det of a beam that is not along x": t.settings.curved and not phil.along_x(t),
+    }
+    return [f"the models do not hold {what}" for what, is_so in found.items() if is_so]
 
 
 def exposure_of(t: Translated, plan: adapt.Plan) -> core.Exposure:

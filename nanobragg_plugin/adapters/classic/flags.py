@@ -1,7 +1,7 @@
 """The flags of nanoBragg.c's command line: how they are spelled and what they take.
 
 nanoBragg.c looks for a flag's name anywhere in a word, and passes over words it does not know;
-here a word is a flag as it is listed (`*`: or with more letters), or an error.
+here a word is a flag as it is listed (`*`: or with more letters, as in -pixel_size), or an error.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ FLAGS = """
 -phi_carryover_mode|t|spec (default), or c-parity: nanoBragg.c's defect at phi 0
 -precision|t|double (default), mixed or single
 -device|t|torch device: cpu (default), cuda, ...
--kernel|t|dense (default)
+-kernel|t|dense (default), or sparse: pixels with less than 0.001 photons are left 0
 -trace_pixel|ii|print all that is computed for the pixel of this slow and fast index
 -show_phil||print the parameters of nanobragg.simulate that are the same, and stop
 -show_expt|t|write the models as an experiment list, and stop
@@ -160,19 +160,21 @@ REFUSED = {
 NOT_NEGATIVE = set(
     "-osc -phistep -mosaic -hdivrange -vdivrange -hdivstep -vdivstep -divergence -dispersion -dmin "
     "-water -fluence -flux -detector_abs -detector_thick -default_F -fudge -xtalsize -xtal_x "
-    "-xtal_y -xtal_z".split()
+    "-xtal_y -xtal_z -scale -pgmscale".split()
 )
 POSITIVE = set(
     "-distance -close_distance -detsize -detsize_f -detsize_s -detpixels -detpixels_f "
-    "-detpixels_s -pixel -lambda -energy -exposure -beamsize".split()
+    "-detpixels_s -pixel -lambda -energy -exposure -beamsize -N -Na -Nb -Nc".split()
 )
 #: Words that a flag takes instead of any text.
 CHOICES = {
     "-pivot": ("sample", "beam"),
     "-phi_carryover_mode": ("spec", "c-parity"),
     "-precision": ("double", "mixed", "single"),
-    "-kernel": ("dense",),
+    "-kernel": ("dense", "sparse"),
 }
+#: Beyond these, products and squares of numbers overflow; whole numbers are C's int.
+SMALLEST, LARGEST, LARGEST_WHOLE = 1e-40, 1e40, 2**31 - 1
 _NUMBER = re.compile(r"[+-]?(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 
@@ -205,7 +207,8 @@ def _spells(spelling: str, word: str) -> bool:
     if not spelling.endswith("*"):
         return word == spelling
     stem = spelling[:-1]
-    return word == stem or (word.startswith(stem) and word[len(stem) :].isalpha())
+    rest = word[len(stem) :].replace("_", "")
+    return word == stem or (word.startswith(stem) and rest.isalpha())
 
 
 def _listed() -> tuple[Flag, ...]:
@@ -259,17 +262,21 @@ def _is_flag(word: str) -> bool:
 
 def _value(word: str, kind: str, text: str) -> float | int | str:
     if kind == "t":
+        if not text.strip():
+            raise Sorry(f"{word} {text!r}: there is nothing in it")
         return text
     try:
-        number = float(text)
+        number = float(text.replace("_", "?"))  # 1_0 is Python's alone
     except ValueError:
         raise Sorry(f"{word} {text}: {text!r} is no number") from None
     if math.isnan(number) or (math.isinf(number) and not word.startswith("-detector_abs")):
         raise Sorry(f"{word} {text}: give a finite number")
     if kind == "n":
+        if number and not SMALLEST <= abs(number) <= LARGEST and math.isfinite(number):
+            raise Sorry(f"{word} {text}: give 0, or {SMALLEST:g} to {LARGEST:g}")
         return number
-    if number != int(number):
-        raise Sorry(f"{word} {text}: give a whole number")
+    if number != int(number) or abs(number) > LARGEST_WHOLE:
+        raise Sorry(f"{word} {text}: give a whole number of at most {LARGEST_WHOLE}")
     return int(number)
 
 

@@ -30,6 +30,8 @@ NAMES = ("beam", "fast", "slow", "normal", "e_vector", "spindle", "twotheta")
 NORMAL_TOLERANCE, SKEW_TOLERANCE = 1e-4, 1e-3
 #: How far the length of a vector that was rounded may be from 1.
 ROUNDED = 1e-2
+#: Pixels are counted by C's int.
+MAX_PIXELS = 2**31 - 1
 #: Flags that a convention reads for nothing but the header of the images.
 BEAM_CENTRES = ("-Xbeam", "-Ybeam", "-Xclose", "-Yclose", "-ORGX", "-ORGY")
 
@@ -131,6 +133,11 @@ def _size(s: Settings) -> tuple[int, int, list[float]]:
             f"a detector of {size[0] * 1e3:g} x {size[1] * 1e3:g} mm has no pixels of "
             f"{s.pixel * 1e3:g} mm: give -detpixels or a larger -detsize"
         )
+    if n_fast * n_slow > MAX_PIXELS:
+        raise Sorry(
+            f"a detector of {n_fast} x {n_slow} pixels has more than {MAX_PIXELS}, nanoBragg.c's "
+            "largest number: make it smaller, or the pixels larger"
+        )
     return n_fast, n_slow, size
 
 
@@ -149,7 +156,10 @@ def _vectors(s: Settings) -> dict[str, np.ndarray]:
         unit["normal"] = np.cross(unit["fast"], unit["slow"])
         unit["normal"] /= np.linalg.norm(unit["normal"]) or 1
     if np.linalg.norm(np.cross(unit["beam"], unit["e_vector"])) < 1e-9:
-        raise Sorry("-polar_vector is along the beam: the E vector is at right angles to it")
+        raise Sorry(
+            "-polar_vector is along the beam: the E vector is at right angles to it; give both, "
+            "-beam_vector and -polar_vector"
+        )
     if s.convention == "custom":
         return unit
     used = [flag for flag in s.given if flag.endswith(("_vector", "_axis", "_vector_mm"))]
@@ -220,7 +230,7 @@ def _check(g: Geometry, s: Settings) -> None:
     if g.off_normal > NORMAL_TOLERANCE:
         s.warnings.append(
             "-odet_vector is not the normal of the detector, fast x slow = "
-            f"{' '.join(f'{x:g}' for x in np.cross(g.fast, g.slow))}: solid angles and sensor "
+            f"{' '.join(f'{x + 0.0:g}' for x in np.cross(g.fast, g.slow))}: solid angles and sensor "
             "layers are nanoBragg.c's, and wrong; give that, or its opposite"
         )
     if abs(g.close_distance) < 1e-9:

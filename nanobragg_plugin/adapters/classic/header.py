@@ -52,4 +52,6 @@ def _variables(image: smv_header.SmvImage, upside_down: bool) -> dict[str, Any]:
     size = [pixel * image.width, pixel * image.height]
     if upside_down and "ybeam" in found:
         found["ybeam"] = size[1] - found["ybeam"]
+    if found.get("osc", 0.0) < 0:  # is as not given
+        del found["osc"]
     return {**found, "pixels": [image.width, image.height], "detsize": size}

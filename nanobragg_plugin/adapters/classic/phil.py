@@ -5,6 +5,9 @@ from __future__ import annotations
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.constants import RTD
 
+#: Photons; what -kernel sparse may leave out of a pixel.
+SPARSE_TOLERANCE = 1e-3
+
 
 def phil_of(t: Translated) -> list[str]:
     """Assignments to the parameters of nanobragg.simulate."""
@@ -16,7 +19,7 @@ def phil_of(t: Translated) -> list[str]:
         f"background.water_c={_water(t)!r}",
         f"compute.precision={t.settings.precision}",
         f"compute.device={t.settings.device}",
-        "compute.tolerance=0",
+        f"compute.tolerance={SPARSE_TOLERANCE if t.settings.kernel == 'sparse' else 0}",
     ]
 
 
@@ -108,14 +111,15 @@ def _sampling(t: Translated) -> list[str]:
             lines.append("sampling.thick_capture=last")
     if s.d_min > 0:
         lines.append(f"sampling.d_min={s.d_min * 1e10!r}")
-    if s.curved and _along_x(t):
+    if s.curved and along_x(t):
         lines.append("sampling.curved_detector=True")
     if s.roi is not None:
         lines.append("sampling.roi=" + ",".join(map(str, t.roi)))
     return lines
 
 
-def _along_x(t: Translated) -> bool:
+def along_x(t: Translated) -> bool:
+    """Whether the beam is where sampling.curved_detector wants it."""
     return bool(t.geometry.beam[0] >= 0.5)
 
 

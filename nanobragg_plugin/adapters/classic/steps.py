@@ -60,6 +60,8 @@ def sensor_of(s: Settings) -> tuple[float, int, float]:
     if s.thickness <= 0:
         return 0.0, 0, 0.0
     count = max(s.thicksteps, 2)
+    if s.thicksteps == 1:
+        s.warnings.append("-detector_thicksteps 1: nanoBragg.c takes 2 layers, 1 is not possible")
     step = s.thickness / 2 if s.thicksteps <= 0 else s.thickness / (count - 1)
     mu = s.mu
     if mu is None:

@@ -14,8 +14,29 @@ from nanobragg_plugin.adapters.classic.cell import Cell, cell_of
 from nanobragg_plugin.adapters.classic.flags import parse
 from nanobragg_plugin.adapters.classic.geometry import Geometry, geometry_of
 from nanobragg_plugin.adapters.classic.header import header_of
+from nanobragg_plugin.adapters.classic.idle import idle
 from nanobragg_plugin.adapters.classic.settings import Settings, settings_of
 from nanobragg_plugin.sources import Grid, Spread
+
+#: Flag, variable, factor to the flag's unit, least and largest value of it.
+RANGES = (
+    ("-lambda", "wavelength", 1e10, 1e-4, 1e4, "Angstrom"),
+    ("-pixel", "pixel", 1e3, 1e-6, 1e4, "mm"),
+)
+#: The same of the detector's distance, mm, and of the edges of the cell, Angstrom.
+DISTANCES, EDGES = (1e-4, 1e8), (0.1, 1e5)
+#: Most steps along each axis.
+MOST_STEPS = {
+    "-oversample": 10_000,
+    "-phisteps": 1_000_000,
+    "-hdivsteps": 10_000,
+    "-vdivsteps": 10_000,
+    "-dispsteps": 100_000,
+    "-detector_thicksteps": 10_000,
+    "-mosaic_dom": 1_000_000,
+}
+#: Most sources, of all directions and wavelengths.
+MOST_SOURCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,11 +77,15 @@ def translate(words: Sequence[str]) -> Translated:
     given = parse(words)
     header, mask = header_of(given)
     s = settings_of(given, header)
+    _check_ranges(s)
     geometry = geometry_of(s)
+    _check_range("-distance", abs(geometry.distance) * 1e3, *DISTANCES, "mm")
     seed = int(time.time()) if s.seed is None else s.seed
     if s.misset_seed is None:
         s.misset_seed = seed
     cell = cell_of(s, s.misset_seed)
+    for edge in np.linalg.norm(cell.real, axis=1):
+        _check_range("an edge of the cell", float(edge), *EDGES, "Angstrom")
     ncells = steps.ncells_of(s, cell.real)
     longest = float(max(np.linalg.norm(cell.real, axis=1) * ncells)) * 1e-10
     if mask is not None and mask.shape != (geometry.n_slow, geometry.n_fast):
@@ -69,7 +94,7 @@ def translate(words: Sequence[str]) -> Translated:
             f"detector {geometry.n_fast} x {geometry.n_slow}: leave its size to the mask"
         )
     _check(s)
-    return Translated(
+    translated = Translated(
         s,
         geometry,
         cell,
@@ -84,19 +109,56 @@ def translate(words: Sequence[str]) -> Translated:
         mask,
         _roi(s, geometry),
     )
+    _check_steps(translated)
+    if not translated.n_pixels:
+        raise Sorry(f"the mask {s.mask} leaves no pixel to simulate: it is 0 in all of them")
+    return translated
+
+
+def _check_ranges(s: Settings) -> None:
+    for flag, variable, factor, least, largest, unit in RANGES:
+        _check_range(flag, getattr(s, variable) * factor, least, largest, unit)
+
+
+def _check_range(name: str, value: float, least: float, largest: float, unit: str) -> None:
+    """`Sorry` for what no camera has, of a flag or of the header of an image."""
+    if not least <= value <= largest:
+        where = " (or the header of -img or -mask)" if name.startswith("-") else ""
+        raise Sorry(f"{name}{where} is {value:g} {unit}: give {least:g} to {largest:g}")
+
+
+def _check_steps(t: Translated) -> None:
+    spread = t.spread
+    counts = (t.oversample, t.phi.count, spread.horizontal.count, spread.vertical.count)
+    counts += (spread.dispersion.count, t.sensor[1], t.mosaic[1])
+    for (flag, most), count in zip(MOST_STEPS.items(), counts):
+        if count > most:
+            raise Sorry(f"{flag}: {count} steps are asked for, {most} are possible")
+    sources = counts[2] * counts[3] * counts[4]
+    if sources > MOST_SOURCES:
+        raise Sorry(
+            f"divergence and dispersion make {sources} sources, {MOST_SOURCES} are possible: "
+            "lower -hdivsteps, -vdivsteps or -dispsteps"
+        )
 
 
 def _check(s: Settings) -> None:
     """`Sorry` for flags that cannot go together, a warning for those that do something odd."""
     if s.hkl is None and s.dump is None and s.default_F == 0:
         raise Sorry("there are no structure factors: give -hkl FILE, -dump FILE or -default_F")
+    if s.kernel == "sparse" and (
+        not s.shape.endswith("_star") or s.phi_carryover_mode == "c-parity" or s.water or s.curved
+    ):
+        raise Sorry(
+            "-kernel sparse is for spots that end, -gauss_xtal and -tophat_spots, without "
+            "c-parity, -water and -curved_det: leave it away"
+        )
     if s.thickness > 0 and s.mu == 0:
         raise Sorry(
             "-detector_abs inf with -detector_thick: a sensor that absorbs nothing sees nothing; "
             "leave one of them away"
         )
-    if s.thickness == 0 and s.mu:
-        s.warnings.append("-detector_abs without -detector_thick: the detector has no sensor")
+    s.warnings += idle(s)
     if s.thickness == 0 and s.oversample_thick:
         s.warnings.append(
             "-oversample_thick without -detector_thick does nothing; nanoBragg.c's image is 0"
