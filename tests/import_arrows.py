@@ -27,11 +27,13 @@ LAYERS = {
     "core": ({"bottom", "core"}, {"torch"}),
     "kernels": ({"bottom", "core", "kernels"}, {"torch"}),
     "simulate": ({"bottom", "core", "kernels"}, {"torch"}),
+    "trace": ({"bottom", "core", "kernels", "simulate", "recorder"}, {"torch"}),
+    "recorder": ({"bottom", "core", "kernels"}, {"torch"}),
     "phil": ({"phil"}, set()),
     "adapters": ({"bottom", "core", "phil", "adapters"}, {"torch"} | NUMERIC | DIALS),
     "format": ({"bottom", "core", "adapters", "format"}, NUMERIC | DIALS),
     "run": (
-        {"bottom", "core", "simulate", "phil", "adapters", "format", "run"},
+        {"bottom", "core", "simulate", "trace", "phil", "adapters", "format", "run"},
         {"torch"} | NUMERIC | DIALS,
     ),
     "refine": (

@@ -15,13 +15,14 @@ from __future__ import annotations
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps its threads
 
 import sys
+from functools import partial
 
 from dials.util import show_mail_handle_errors
 from tqdm import tqdm
 
 from nanobragg_plugin.adapters.classic import exact, flags
 from nanobragg_plugin.adapters.classic.translate import Translated, translate
-from nanobragg_plugin.run import classic, messages
+from nanobragg_plugin.run import classic, messages, printout
 
 
 @show_mail_handle_errors()
@@ -43,11 +44,21 @@ def _run(words: list[str]) -> None:
         classic.show(translated, print)
         return
     classic.check_outputs(translated)
+    printout.check(translated)
+    # with -json nothing else may be among it
+    say = partial(print, file=sys.stderr if translated.settings.json else sys.stdout)
     plan = exact.plan_of(translated)
     for line in classic.description(translated, plan):
-        print(line)
+        say(line)
+    if translated.settings.trace_pixel is not None:
+        print(printout.trace(translated, plan))
+    if translated.settings.printout:
+        for lines in printout.printout(translated, plan):
+            say(lines)
     with meter(translated) as progress:
-        classic.run(translated, plan, print, progress.update)
+        lines = classic.run(translated, plan, progress.update)
+    for line in lines:
+        say(line)
 
 
 def meter(translated: Translated) -> tqdm:

@@ -23,15 +23,13 @@ import logging
 import sys
 
 import torch
-from dials.util import Sorry, log, show_mail_handle_errors
-from dials.util.options import ArgumentParser
+from dials.util import log, show_mail_handle_errors
 from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
-from nanobragg_plugin.adapters.phil_values import check_values
 from nanobragg_plugin.run import (
     arguments,
     experiments,
@@ -56,7 +54,7 @@ def run(args: list[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> None:
-    params, options, listed, diff_phil = parse(args)
+    params, options, listed, diff_phil = arguments.parse_command(args, phil_scope, USAGE, __doc__)
     if params.preset == "help":
         print("Presets:")
         for name, text in phil_files.presets().items():
@@ -72,38 +70,6 @@ def _run(args: list[str]) -> None:
     if params.compute.nthreads is not Auto:
         torch.set_num_threads(params.compute.nthreads)
     simulate(params, listed, files, inputs)
-
-
-def parse(args: list[str]) -> tuple:
-    """Extracted parameters, options, experiments of the list, and what was modified."""
-    scope, args = phil_scope, arguments.plain(args)
-    name = arguments.preset_of(args)
-    preset = [] if name in (None, "help") else [adapt.preset_file(name)]
-    if preset and {"-c", "--show-config"} & set(args):
-        scope = adapt.with_preset(scope, name)
-    parser = ArgumentParser(
-        phil=scope, usage=USAGE, epilog=__doc__, read_experiments=True, check_format=False
-    )
-    with messages.of_phil():
-        params, options, unhandled = parser.parse_args(
-            args=[*preset, *args], show_diff_phil=False, return_unhandled=True
-        )
-    listed = arguments.experiments_of(params)
-    if params.preset != name:
-        raise Sorry(f"preset={params.preset}: give it by its full name, preset=..., or in a file")
-    if preset and len(listed):  # a preset's models would override those of the list
-        params.geometry = geometry_of(args)
-    arguments.check_readable(unhandled)
-    arguments.take_files(unhandled, params, scope)
-    check_values(scope, params)
-    modified = parser.system_phil.fetch_diff(parser.system_phil.format(params))
-    return params, options, listed, modified.as_str().strip()
-
-
-def geometry_of(args: list[str]):
-    """The geometry that arguments and PHIL files give, without a preset's."""
-    parser = ArgumentParser(phil=phil_scope, read_experiments=True, check_format=False)
-    return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0].geometry
 
 
 def simulate(params, listed, files, inputs) -> None:

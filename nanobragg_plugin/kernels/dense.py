@@ -172,7 +172,7 @@ class Kernel:
                 if capture is None or options.oversample_thick:
                     capture = capture_of(panel, sample, layers, layer)
                 made = {"plane": plane, "omega": omega, "capture": capture}
-                self._show("sample", layer=layer, offset=offset, sample=sample, **made)
+                self._show("sample", layer=layer, offset=offset, **vars(sample), **made)
                 yield sample, omega, capture
 
     def _water(self, number: int, pixels: Tensor) -> Tensor:

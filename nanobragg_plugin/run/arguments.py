@@ -5,15 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dials.util.options import flatten_experiments
+from dials.util.options import ArgumentParser, flatten_experiments
 from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.phil import parse
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks, load
+from nanobragg_plugin.adapters import params as adapt
+from nanobragg_plugin.adapters.phil_values import check_values
+from nanobragg_plugin.run import messages
 
 #: The names of PHIL files, as DIALS' parser has them.
 PHIL_FILES = (".phil", ".param", ".params", ".eff", ".def")
+
+
+def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple:
+    """Extracted parameters, options, experiments of the list, and what was modified.
+
+    scope: the command's, a superset of nanobragg.simulate's; usage begins with its name.
+    """
+    command, plain_scope = usage.split()[0], scope
+    args = plain(args)
+    name = preset_of(args)
+    preset = [] if name in (None, "help") else [adapt.preset_file(name)]
+    if preset and {"-c", "--show-config"} & set(args):
+        scope = adapt.with_preset(scope, name)
+    parser = ArgumentParser(
+        phil=scope, usage=usage, epilog=epilog, read_experiments=True, check_format=False
+    )
+    with messages.of_phil():
+        params, options, unhandled = parser.parse_args(
+            args=[*preset, *args], show_diff_phil=False, return_unhandled=True
+        )
+    listed = experiments_of(params)
+    if params.preset != name:
+        raise Sorry(f"preset={params.preset}: give it by its full name, preset=..., or in a file")
+    if preset and len(listed):  # a preset's models would override those of the list
+        params.geometry = _geometry_of(args, plain_scope)
+    check_readable(unhandled)
+    take_files(unhandled, params, scope, command)
+    check_values(scope, params)
+    modified = parser.system_phil.fetch_diff(parser.system_phil.format(params))
+    return params, options, listed, modified.as_str().strip()
+
+
+def _geometry_of(args: list[str], scope: Any) -> Any:
+    """The geometry that arguments and PHIL files give, without a preset's."""
+    parser = ArgumentParser(phil=scope, read_experiments=True, check_format=False)
+    return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0].geometry
 
 
 def plain(args: list[str]) -> list[str]:
@@ -67,14 +106,14 @@ def check_readable(args: list[str]) -> None:
             raise Sorry(f"{arg} cannot be read: {error.strerror}") from error
 
 
-def take_files(unhandled: list[str], params: Any, scope: Any) -> None:
+def take_files(unhandled: list[str], params: Any, scope: Any, command: str) -> None:
     """A file that is neither experiment list nor PHIL holds the structure factors; `Sorry` for
     anything else."""
     for arg in unhandled:
         if arg.startswith("-"):
-            raise Sorry(f"the option {arg} is unknown: nanobragg.simulate -h lists them")
+            raise Sorry(f"the option {arg} is unknown: {command} -h lists them")
         if "=" in arg:
-            _refuse_assignment(arg, scope)
+            _refuse_assignment(arg, scope, command)
         if arg.endswith(PHIL_FILES):
             raise Sorry(f"{arg} is not a PHIL file")
         if arg.endswith((".expt", ".json")):
@@ -85,7 +124,7 @@ def take_files(unhandled: list[str], params: Any, scope: Any) -> None:
         params.structure_factors.file = arg
 
 
-def _refuse_assignment(arg: str, scope: Any) -> None:
+def _refuse_assignment(arg: str, scope: Any, command: str) -> None:
     """Say what is wrong with name=value."""
     try:
         scope.command_line_argument_interpreter().process_arg(arg)
@@ -94,7 +133,7 @@ def _refuse_assignment(arg: str, scope: Any) -> None:
         reason = checks.one_line(error)
         if reason.startswith("Unknown"):
             reason = "is unknown"
-    raise Sorry(f"the parameter {arg!r}: {reason}; nanobragg.simulate -c -e 2 lists them all")
+    raise Sorry(f"the parameter {arg!r}: {reason}; {command} -c -e 2 lists them all")
 
 
 def _refuse_experiments(name: str) -> None:

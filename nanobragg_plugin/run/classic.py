@@ -43,8 +43,10 @@ def check_outputs(t: Translated) -> None:
     places = outputs_of(t)
     seen: set[Path] = set()
     for path in places.values():
+        if _is_device(path):
+            continue
         _check_output(t, path)
-        if path.resolve() in seen and not _is_device(path):
+        if path.resolve() in seen:
             raise Sorry(f"two outputs would both be {path}: rename one")
         seen.add(path.resolve())
     if "dump" in places and reflection_file.kind_of_file(Path(t.settings.hkl)) != "text":
@@ -55,17 +57,16 @@ def check_outputs(t: Translated) -> None:
 
 
 def _check_output(t: Translated, path: Path) -> None:
+    """`Sorry` for an input, and where no file can be made: a device would be replaced by one."""
     s = t.settings
     read = [s.matrix, s.hkl, s.sources, s.mask, s.image, None if s.hkl else s.dump]
-    if _is_device(path):
-        return
     if path.resolve() in {Path(name).resolve() for name in read if name}:
         raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
     outputs.check_writable(path, overwrite=True)
 
 
-def run(t: Translated, plan: Plan, say: Say, progress: Callable[[int], None] | None) -> None:
-    """Simulate the image and write it in every form."""
+def run(t: Translated, plan: Plan, progress: Callable[[int], None] | None = None) -> Iterator[str]:
+    """Simulate the image; then write it in every form, which says what it wrote."""
     experiment = plan.experiment_of_image(0)
     with torch.no_grad():
         (panel,) = simulate(
@@ -77,8 +78,7 @@ def run(t: Translated, plan: Plan, say: Say, progress: Callable[[int], None] | N
             f"a pixel would have {photons.max():.3g} photons: lower -fluence, -flux or the "
             "structure factors"
         )
-    for line in write(t, photons.astype(np.float32)):
-        say(line)
+    return write(t, photons.astype(np.float32))
 
 
 def write(t: Translated, photons: np.ndarray) -> Iterator[str]:
@@ -166,10 +166,11 @@ def description(t: Translated, plan: Plan) -> Iterator[str]:
 
 def show(t: Translated, say: Say) -> None:
     """-show_phil and -show_expt: PHIL, with all else as its comments."""
+    if t.settings.show_expt is not None:
+        _check_output(t, Path(t.settings.show_expt))
     for text in [*t.settings.warnings, *exact.not_held(t)]:
         say(f"# WARNING: {text}")
     if t.settings.show_expt is not None:
-        _check_output(t, Path(t.settings.show_expt))
         experiment = exact.experiment_of(t)
         if t.mask is not None:
             exact.with_mask(experiment, t.mask)

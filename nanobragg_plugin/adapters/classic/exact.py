@@ -132,13 +132,17 @@ def _exact(t: Translated, experiment: core.Experiment, params: Any) -> core.Expe
 
 def not_held(t: Translated) -> list[str]:
     """What of a command line dxtbx's models and PHIL do not hold, in words."""
-    g = t.geometry
+    s, g = t.settings, t.geometry
+    lengths = [float(np.linalg.norm(axis)) for axis in (g.fast, g.slow)]
+    # of rays in the plane of beam and E vector, its part along the beam does not matter
+    diverges = s.sources is not None or t.spread.vertical.width > 0
     found = {
         "-fdet_vector and -sdet_vector, which are not at right angles": abs(g.fast @ g.slow) > 1e-9,
-        "the lengths of the detector's vectors": abs(np.linalg.norm(g.fast) - 1) > 1e-9,
+        "the lengths of the detector's vectors": any(abs(length - 1) > 1e-9 for length in lengths),
         "-odet_vector, which is not the detector's normal": g.off_normal > 1e-9,
-        "-polar_vector, which is not at right angles to the beam": abs(g.beam @ g.e_vector) > 1e-9,
-        "-curved_det of a beam that is not along x": t.settings.curved and not phil.along_x(t),
+        "-polar_vector, which is not at right angles to the beam": diverges
+        and abs(g.beam @ g.e_vector) > 1e-9,
+        "-curved_det of a beam that is not along x": s.curved and not phil.along_x(t),
     }
     return [f"the models do not hold {what}" for what, is_so in found.items() if is_so]
 

@@ -160,11 +160,11 @@ REFUSED = {
 NOT_NEGATIVE = set(
     "-osc -phistep -mosaic -hdivrange -vdivrange -hdivstep -vdivstep -divergence -dispersion -dmin "
     "-water -fluence -flux -detector_abs -detector_thick -default_F -fudge -xtalsize -xtal_x "
-    "-xtal_y -xtal_z -scale -pgmscale".split()
+    "-xtal_y -xtal_z -scale -pgmscale -N -Na -Nb -Nc".split()
 )
 POSITIVE = set(
     "-distance -close_distance -detsize -detsize_f -detsize_s -detpixels -detpixels_f "
-    "-detpixels_s -pixel -lambda -energy -exposure -beamsize -N -Na -Nb -Nc".split()
+    "-detpixels_s -pixel -lambda -energy -exposure -beamsize".split()
 )
 #: Words that a flag takes instead of any text.
 CHOICES = {

@@ -228,10 +228,10 @@ def _check(g: Geometry, s: Settings) -> None:
             "degrees apart: pixels are rectangular; give vectors at right angles"
         )
     if g.off_normal > NORMAL_TOLERANCE:
+        normal = " ".join(f"{x + 0.0:g}" for x in np.cross(g.fast, g.slow))  # 0, not -0
         s.warnings.append(
-            "-odet_vector is not the normal of the detector, fast x slow = "
-            f"{' '.join(f'{x + 0.0:g}' for x in np.cross(g.fast, g.slow))}: solid angles and sensor "
-            "layers are nanoBragg.c's, and wrong; give that, or its opposite"
+            f"-odet_vector is not the normal of the detector, fast x slow = {normal}: solid angles "
+            "and sensor layers are nanoBragg.c's, and wrong; give that, or its opposite"
         )
     if abs(g.close_distance) < 1e-9:
         raise Sorry("the detector's plane goes through the crystal: move it with -distance")

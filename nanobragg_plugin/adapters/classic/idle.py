@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nanobragg_plugin.adapters.classic.settings import Settings
+from nanobragg_plugin.adapters.classic.steps import grid
 
 DIVERGENCE = "-divergence -hdivrange -vdivrange -hdivstep -vdivstep -hdivsteps -vdivsteps -divsteps"
 DISPERSION = "-dispersion -dispsteps"
@@ -32,10 +33,16 @@ def _of_beam(s: Settings) -> Iterator[tuple[str, bool, str]]:
     yield f"{DIVERGENCE} {DISPERSION} -square_div", s.sources is not None, "-sourcefile goes before"
     if s.sources is None:
         yield "-dispsteps", s.dispersion == 0, "there is no -dispersion"
+        yield "-dispsteps", s.dispersion > 0 and s.dispsteps == 1, "it takes 2 at least"
         for axis in "hv":
-            width, step = getattr(s, f"{axis}divrange"), getattr(s, f"{axis}divstep")
+            width, step, n = (getattr(s, f"{axis}div{name}") for name in ("range", "step", "steps"))
             flags = f"-{axis}divsteps -divsteps"
             yield flags, width is None and bool(step), f"of a -{axis}divstep alone it takes 2"
+            yield flags, bool(width) and not step and n == 1, "it takes 2 at least"
+        horizontal = grid(s.hdivrange, s.hdivstep, s.hdivsteps)
+        vertical = grid(s.vdivrange, s.vdivstep, s.vdivsteps)
+        flat = not (horizontal.width and vertical.width)
+        yield "-square_div", flat, "the divergence is not both horizontal and vertical"
 
 
 def _of_crystal(s: Settings) -> Iterator[tuple[str, bool, str]]:
@@ -53,7 +60,8 @@ def _of_crystal(s: Settings) -> Iterator[tuple[str, bool, str]]:
 
 def _of_detector(s: Settings) -> Iterator[tuple[str, bool, str]]:
     no_sensor = s.thickness == 0
-    yield "-distance", s.close_distance is not None, "-close_distance, or an image's, goes before it"
+    close = s.close_distance is not None
+    yield "-distance", close, "-close_distance, or an image's, goes before it"
     yield "-detsize", all(s.pixels), "-detpixels, or an image's, goes before it"
     for i, axis in enumerate("fs"):
         yield f"-detsize_{axis}", s.pixels[i] > 0, "-detpixels, or an image's, goes before it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from libtbx.phil.tokenizer import escape_python_str
+
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.constants import RTD
 
@@ -23,6 +25,11 @@ def phil_of(t: Translated) -> list[str]:
     ]
 
 
+def _quoted(name: str) -> str:
+    """A file's name in PHIL, which takes $ for a variable unless single quotes are around it."""
+    return f"'{escape_python_str(chr(39), name)}'"
+
+
 def _structure_factors(t: Translated) -> list[str]:
     s = t.settings
     interpolate = s.interpolate
@@ -30,7 +37,7 @@ def _structure_factors(t: Translated) -> list[str]:
         interpolate = min(s.ncells) <= 2
     file = s.hkl or s.dump
     return [
-        *([f'structure_factors.file="{file}"'] if file else []),
+        *([f"structure_factors.file={_quoted(file)}"] if file else []),
         f"structure_factors.default_F={s.default_F!r}",
         f"structure_factors.interpolate={interpolate and file is not None}",
     ]
@@ -66,7 +73,7 @@ def _beam(t: Translated) -> list[str]:
         f"beam.polarization_correction={not s.nopolar or s.oversample_polar}",
     ]
     if s.sources is not None:
-        return [*lines, f'beam.source_file="{s.sources}"']
+        return [*lines, f"beam.source_file={_quoted(s.sources)}"]
     for name, grid, unit in (
         ("hdiv", t.spread.horizontal, 1e3),
         ("vdiv", t.spread.vertical, 1e3),

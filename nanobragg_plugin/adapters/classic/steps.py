@@ -33,6 +33,13 @@ def grid(width: float | None, step: float | None, count: int) -> Grid:
 
 def spread_of(s: Settings) -> Spread:
     """Divergence and dispersion."""
+    for axis in "hv":
+        width, step, count = (getattr(s, f"{axis}div{name}") for name in ("range", "step", "steps"))
+        if count > 0 and width is None and not step and s.sources is None:
+            s.warnings.append(
+                f"-{axis}divsteps {count} without -{axis}divrange: the divergence is 1 radian, "
+                "from half a radian to one side, as in nanoBragg.c"
+            )
     return Spread(
         grid(s.hdivrange, s.hdivstep, s.hdivsteps),
         grid(s.vdivrange, s.vdivstep, s.vdivsteps),
@@ -61,7 +68,7 @@ def sensor_of(s: Settings) -> tuple[float, int, float]:
         return 0.0, 0, 0.0
     count = max(s.thicksteps, 2)
     if s.thicksteps == 1:
-        s.warnings.append("-detector_thicksteps 1: nanoBragg.c takes 2 layers, 1 is not possible")
+        s.warnings.append("-detector_thicksteps 1: there are 2 layers, nanoBragg.c's least number")
     step = s.thickness / 2 if s.thicksteps <= 0 else s.thickness / (count - 1)
     mu = s.mu
     if mu is None:

@@ -79,7 +79,8 @@ def translate(words: Sequence[str]) -> Translated:
     s = settings_of(given, header)
     _check_ranges(s)
     geometry = geometry_of(s)
-    _check_range("-distance", abs(geometry.distance) * 1e3, *DISTANCES, "mm")
+    # of a detector along the beam only this one is finite
+    _check_range("-distance", geometry.close_distance * 1e3, *DISTANCES, "mm")
     seed = int(time.time()) if s.seed is None else s.seed
     if s.misset_seed is None:
         s.misset_seed = seed
