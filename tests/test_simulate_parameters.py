@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
-from dxtbx.model import Crystal, Detector
+from dxtbx.model import Beam, Crystal, Detector, Goniometer
 
 # ---- experiment lists and files to act on
 
@@ -48,6 +48,17 @@ def small_cell() -> Crystal:
     return Crystal(*(tuple(map(float, v)) for v in vectors), space_group_symbol="P1")
 
 
+def along_x() -> dict:
+    """The photons along +x, as in nanoBragg.c's mosflm convention, and a detector there."""
+    detector = sim.detector()
+    detector[0].set_frame((0, 0, 1), (0, -1, 0), (40, 6, -5))
+    return {
+        "beam": Beam((-1, 0, 0), 1.0),
+        "detector": detector,
+        "goniometer": Goniometer((0, 0, 1)),
+    }
+
+
 EXPERIMENTS = {
     "sweep": sim.sweep,
     "panels": lambda: sim.sweep(detector=sim.detector(2)),
@@ -56,11 +67,13 @@ EXPERIMENTS = {
     "timed": lambda: sim.sweep(scan=sim.scan(exposure=0.1)),
     "orthorhombic": lambda: sim.sweep(crystal=orthorhombic()),
     "small cell": lambda: sim.sweep(crystal=small_cell()),
+    "along x": lambda: sim.sweep(**along_x()),
 }
 
 
 def files() -> None:
-    """Structure factors of miller_files' structure in P 1, by every way a parameter needs."""
+    """Structure factors of miller_files' structure in P 1, by every way a parameter needs; a list
+    of sources."""
     atoms = mf.structure("P 1")
     Path("model.pdb").write_text(atoms.as_pdb_file())
     f_calc = abs(atoms.structure_factors(d_min=2.1).f_calc())
@@ -73,6 +86,7 @@ def files() -> None:
     f_calc.customized_copy(unit_cell=cell).as_mtz_dataset("F").mtz_object().write("longer.mtz")
     with open("shelx.hkl", "w") as stream:
         f_calc.customized_copy(sigmas=f_calc.data() / 10).export_as_shelx_hklf(stream)
+    Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,8 @@ GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
 SPREAD = ("crystal.mosaic.spread_deg=0.5", "crystal.mosaic.domains=3")
+HORIZONTAL, VERTICAL = ("beam.hdivrange_mrad=12",), ("beam.vdivrange_mrad=8",)
+DISPERSION = ("beam.dispersion_percent=2",)
 FINE = ("sampling.oversample=2", "compute.precision=double")
 MODEL = ("structure_factors.file=model.pdb", "structure_factors.d_min=3")
 TWO_AXES = ("geometry.goniometer.axes=0,1,0,1,0,0", "geometry.goniometer.angles=10,20")
@@ -191,6 +207,11 @@ ACTS = {
     "structure_factors.d_min": Act(
         "structure_factors.d_min=8", models="small cell", base=("structure_factors.file=one.mtz",)
     ),
+    "structure_factors.interpolate": Act(
+        "structure_factors.interpolate=True",
+        models="small cell",
+        base=("structure_factors.file=one.mtz",),
+    ),
     "structure_factors.cell_tolerance_percent": Act(
         "structure_factors.cell_tolerance_percent=5",
         "allowed",
@@ -229,6 +250,17 @@ ACTS = {
     "beam.exposure_s": Act("beam.exposure_s=0.2", base=FLUX, without=NO_FLUENCE),
     "beam.beamsize_mm": Act("beam.beamsize_mm=0.01,0.02", base=FLUX, without=NO_FLUENCE),
     "beam.polarization_correction": Act("beam.polarization_correction=False"),
+    "beam.hdivrange_mrad": Act("beam.hdivrange_mrad=12"),
+    "beam.hdivsteps": Act("beam.hdivsteps=3", base=HORIZONTAL),
+    "beam.hdivstep_mrad": Act("beam.hdivstep_mrad=4", base=HORIZONTAL),
+    "beam.vdivrange_mrad": Act("beam.vdivrange_mrad=8"),
+    "beam.vdivsteps": Act("beam.vdivsteps=3", base=VERTICAL),
+    "beam.vdivstep_mrad": Act("beam.vdivstep_mrad=4", base=VERTICAL),
+    "beam.round_div": Act("beam.round_div=False", base=(*HORIZONTAL, *VERTICAL)),
+    "beam.dispersion_percent": Act("beam.dispersion_percent=2"),
+    "beam.dispsteps": Act("beam.dispsteps=3", base=DISPERSION),
+    "beam.dispstep_percent": Act("beam.dispstep_percent=1", base=DISPERSION),
+    "beam.source_file": Act("beam.source_file=sources.txt"),
     "sampling.oversample": Act("sampling.oversample=2"),
     "sampling.oversample_omega": Act("sampling.oversample_omega=False", base=FINE),
     "sampling.oversample_polar": Act("sampling.oversample_polar=False", base=FINE),
@@ -248,6 +280,8 @@ ACTS = {
         "sampling.thick_capture=last", base=("sampling.oversample_thick=False",)
     ),
     "sampling.thickstep_mm": Act("sampling.thickstep_mm=0.1"),
+    "sampling.d_min": Act("sampling.d_min=8"),
+    "sampling.curved_detector": Act("sampling.curved_detector=True", models="along x"),
     "sampling.roi": Act("sampling.roi=2,9,3,11"),
     "sampling.image_range": Act("sampling.image_range=12,13"),
     "compute.precision": Act("compute.precision=double"),
@@ -258,6 +292,7 @@ ACTS = {
     "noise.poisson": Act("noise.poisson=True", "storage"),
     "noise.seed": Act("noise.seed=1", base=("noise.poisson=True",)),
     "background.level": Act("background.level=4"),
+    "background.water_c": Act("background.water_c=5"),
     "output.prefix": Act("output.prefix=other", "files"),
     "output.experiments": Act("output.experiments=other.expt", "files"),
     "output.provenance": Act("output.provenance=other.json", "files"),

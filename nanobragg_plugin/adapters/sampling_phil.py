@@ -120,6 +120,10 @@ def curved(panels: tuple[Panel, ...], beam: Beam) -> tuple[Panel, ...]:
             "sampling.curved_detector is nanoBragg.c's, whose beam is along x: it has no meaning "
             f"for a beam along {', '.join(f'{x:.3g}' for x in along.tolist())}"
         )
+    if any(abs(float(along @ panel.normal)) < 1e-6 for panel in panels):
+        raise Sorry(
+            "sampling.curved_detector: a panel lies along the beam, which never meets it; turn it"
+        )
     return tuple(
         dataclasses.replace(
             panel, curved=along * (panel.origin @ panel.normal) / (along @ panel.normal)
