@@ -1,4 +1,8 @@
-"""The crystal of nanoBragg.c's -cell, -mat and -misset: real-space vectors in its laboratory."""
+"""The crystal of nanoBragg.c's -cell, -mat and -misset: real-space vectors in its laboratory.
+
+The order of the operations is nanoBragg.c's: where the edge of a cell fits a whole number of times
+into -xtalsize, the last bit of its length decides whether there is a cell more.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +38,13 @@ def cell_of(s: Settings, seed: int) -> Cell:
         reciprocal = _read_matrix(s.matrix) * (1e-10 / s.wavelength)
     else:
         reciprocal = _standard_setting(*parameters)
-    turned = _misset(s, seed).apply(reciprocal.T).T
-    return _real_space(turned, parameters)
+    return _real_space(_turned(reciprocal, _misset(s, seed)), parameters)
+
+
+def lengths_of(real: np.ndarray) -> np.ndarray:
+    """Lengths of the rows of real [3, 3], Angstrom, in m."""
+    x, y, z = (real * 1e-10).T
+    return np.sqrt(x * x + y * y + z * z)
 
 
 def _parameters(cell: tuple[float, ...]) -> tuple[float, ...]:
@@ -48,7 +57,7 @@ def _parameters(cell: tuple[float, ...]) -> tuple[float, ...]:
 
 def _volume(a: float, b: float, c: float, *angles: float) -> float:
     half = sum(angles) / 2
-    square = math.sin(half) * math.prod(math.sin(half - angle) for angle in angles)
+    square = math.prod(math.sin(half - angle) for angle in (0.0, *angles))
     # a flat cell, as of three angles of 120, is one of no volume but for rounding
     if square < 1e-12 or max(angles) >= math.pi:
         cell = " ".join(f"{v:g}" for v in (a, b, c, *(angle * RTD for angle in angles)))
@@ -63,20 +72,33 @@ def _standard_setting(a: float, b: float, c: float, *angles: float) -> np.ndarra
     triclinic cell are not those asked for. That is kept, for its images are of these cells.
     """
     volume = _volume(a, b, c, *angles)
-    sines, cosines = np.sin(angles), np.cos(angles)
-    stars = np.array([b * c, c * a, a * b]) * sines / volume
+    sines, cosines = ([f(angle) for angle in angles] for f in (math.sin, math.cos))
+    stars = np.array([b * c, c * a, a * b]) * sines * (1 / volume)
     cos_star = np.array(
         [cosines[(i + 1) % 3] * cosines[(i + 2) % 3] - cosines[i] for i in range(3)]
     ) / np.array([sines[(i + 1) % 3] * sines[(i + 2) % 3] for i in range(3)])
-    sin_gamma_star = c * 1.0 / (volume * stars[0] * stars[1])
-    directions = np.array(
+    sin_gamma_star = min(c * (1 / volume) / stars[0] / stars[1], 1.0)
+    across = cos_star[0] - cos_star[1] * cos_star[2]
+    return np.array(
         [
-            [1.0, cos_star[2], cos_star[1]],
-            [0.0, sin_gamma_star, (cos_star[0] - cos_star[1] * cos_star[2]) / sin_gamma_star],
-            [0.0, 0.0, volume / (a * b * c * sin_gamma_star)],
+            [stars[0], stars[1] * cos_star[2], stars[2] * cos_star[1]],
+            [0.0, stars[1] * sin_gamma_star, stars[2] * across / sin_gamma_star],
+            [0.0, 0.0, stars[2] * volume / (a * b * c * sin_gamma_star)],
         ]
     )
-    return directions * stars
+
+
+def _turned(vectors: np.ndarray, angles: tuple[float, ...]) -> np.ndarray:
+    """Columns turned about x, then y, then z, radians."""
+    vectors = vectors.copy()
+    for axis, angle in enumerate(angles):
+        if angle:
+            i, j = (axis + 1) % 3, (axis + 2) % 3
+            cosine, sine = math.cos(angle), math.sin(angle)
+            one, other = vectors[i].copy(), vectors[j].copy()
+            vectors[i] = one * cosine + other * -sine
+            vectors[j] = one * sine + other * cosine
+    return vectors
 
 
 def _real_space(reciprocal: np.ndarray, parameters: tuple[float, ...] | None) -> Cell:
@@ -85,14 +107,16 @@ def _real_space(reciprocal: np.ndarray, parameters: tuple[float, ...] | None) ->
     products = np.array(
         [np.cross(b_star, c_star), np.cross(c_star, a_star), np.cross(a_star, b_star)]
     )
-    reciprocal_volume = float(a_star @ products[0])
+    reciprocal_volume = sum((a_star * products[0]).tolist())
     if abs(reciprocal_volume) < 1e-6 * np.prod(np.linalg.norm(reciprocal, axis=0)):
         raise Sorry("the matrix of -mat has no volume: its columns are a*, b*, c*")
     if parameters is None:
-        return Cell(products / reciprocal_volume, 1.0)
-    lengths = np.linalg.norm(products, axis=1)
-    real = products * (np.array(parameters[:3]) / lengths)[:, None]
-    return Cell(real, abs(float(np.linalg.det(real))) / _volume(*parameters))
+        return Cell(products * (1 / reciprocal_volume), 1.0)
+    volume = _volume(*parameters)
+    x, y, z = products.T
+    factors = np.array(parameters[:3]) / volume / np.sqrt(x * x + y * y + z * z)
+    real = factors[:, None] * products * (1 / (1 / volume))
+    return Cell(real, abs(float(np.linalg.det(real))) / volume)
 
 
 def _read_matrix(name: str) -> np.ndarray:
@@ -110,19 +134,21 @@ def _read_matrix(name: str) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-def _misset(s: Settings, seed: int) -> Rotation:
-    """The turn of -misset: about x, then y, then z; of `random` one of all that are equally
-    likely (Shoemake, Graphics Gems III, 1992), where nanoBragg.c caps it at 90 radians."""
+def _misset(s: Settings, seed: int) -> tuple[float, ...]:
+    """The turns of -misset about x, then y, then z, radians; of `random` those of one of all
+    rotations that are equally likely (Shoemake, Graphics Gems III, 1992), where nanoBragg.c caps
+    it at 90 radians."""
     if s.misset is None:
-        return Rotation.identity()
+        return (0.0, 0.0, 0.0)
     if s.misset != "random":
-        return Rotation.from_euler("xyz", s.misset)
+        return s.misset
     draw = Ran1(seed)
     u1, u2, u3 = draw(), 2 * math.pi * draw(), 2 * math.pi * draw()
     inner, outer = math.sqrt(1 - u1), math.sqrt(u1)
     turn = Rotation.from_quat(
         [inner * math.sin(u2), inner * math.cos(u2), outer * math.sin(u3), outer * math.cos(u3)]
     )
-    angles = " ".join(f"{x:f}" for x in turn.as_euler("xyz", degrees=True))
+    turns = tuple(turn.as_euler("xyz"))
+    angles = " ".join(f"{x * RTD:f}" for x in turns)
     s.warnings.append(f"random orientation misset angles: {angles} deg")
-    return turn
+    return turns

@@ -20,7 +20,7 @@ def phil_of(t: Translated) -> list[str]:
         *_sampling(t),
         f"background.water_c={_water(t)!r}",
         f"compute.precision={t.settings.precision}",
-        f"compute.device={t.settings.device}",
+        f"compute.device={_quoted(t.settings.device)}",
         f"compute.tolerance={SPARSE_TOLERANCE if t.settings.kernel == 'sparse' else 0}",
     ]
 

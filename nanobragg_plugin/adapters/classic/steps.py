@@ -89,8 +89,9 @@ def mosaic_of(s: Settings) -> tuple[float, int]:
     return s.mosaic_spread, s.mosaic_domains
 
 
-def ncells_of(s: Settings, real: np.ndarray) -> tuple[int, int, int]:
-    """Cells of the domain along a, b, c: -N, or what fills -xtalsize as far as the beam reaches."""
+def ncells_of(s: Settings, edges: np.ndarray) -> tuple[int, int, int]:
+    """Cells of the domain along a, b, c, whose edges [3] are in m: -N, or what fills -xtalsize as
+    far as the beam reaches."""
     size = list(s.size_m)
     for i in (1, 2):
         if s.beamsize < size[i]:
@@ -99,7 +100,6 @@ def ncells_of(s: Settings, real: np.ndarray) -> tuple[int, int, int]:
                 f"{s.beamsize * 1e3:g} mm"
             )
             size[i] = s.beamsize
-    edges = np.linalg.norm(real, axis=1) * 1e-10
     cells = [
         math.ceil(length / edge) if length > 0 else n
         for length, edge, n in zip(size, edges, s.ncells)

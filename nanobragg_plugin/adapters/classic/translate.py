@@ -10,7 +10,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.classic import steps
-from nanobragg_plugin.adapters.classic.cell import Cell, cell_of
+from nanobragg_plugin.adapters.classic.cell import Cell, cell_of, lengths_of
 from nanobragg_plugin.adapters.classic.flags import parse
 from nanobragg_plugin.adapters.classic.geometry import Geometry, geometry_of
 from nanobragg_plugin.adapters.classic.header import header_of
@@ -85,10 +85,11 @@ def translate(words: Sequence[str]) -> Translated:
     if s.misset_seed is None:
         s.misset_seed = seed
     cell = cell_of(s, s.misset_seed)
-    for edge in np.linalg.norm(cell.real, axis=1):
-        _check_range("an edge of the cell", float(edge), *EDGES, "Angstrom")
-    ncells = steps.ncells_of(s, cell.real)
-    longest = float(max(np.linalg.norm(cell.real, axis=1) * ncells)) * 1e-10
+    edges = lengths_of(cell.real)
+    for edge in edges:
+        _check_range("an edge of the cell", float(edge) * 1e10, *EDGES, "Angstrom")
+    ncells = steps.ncells_of(s, edges)
+    longest = float(max(edges * ncells))
     if mask is not None and mask.shape != (geometry.n_slow, geometry.n_fast):
         raise Sorry(
             f"the mask {s.mask} has {mask.shape[1]} x {mask.shape[0]} pixels (fast x slow), the "
