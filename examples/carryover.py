@@ -9,6 +9,8 @@ first step shows the crystal at 0.8 degrees a second time instead of at 0.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -28,12 +30,13 @@ def photons(mode: str) -> np.ndarray:
     """Expected photons [slow, fast] in a mode."""
     with tempfile.TemporaryDirectory() as folder:
         files = [f"{folder}/float.bin", "-intfile", f"{folder}/int.img"]
-        classic.run([*COMMAND.split(), "-phi_carryover_mode", mode, "-floatfile", *files])
+        with contextlib.redirect_stdout(io.StringIO()):
+            classic.run([*COMMAND.split(), "-phi_carryover_mode", mode, "-floatfile", *files])
         return np.fromfile(files[0], "<f4").reshape(96, 96)
 
 
 def picture(path: Path, spec: np.ndarray, parity: np.ndarray) -> None:
-    """Both images side by side with their difference, a part of them where it shows."""
+    """A part of both images side by side with their difference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm, SymLogNorm
     from matplotlib.figure import Figure
@@ -50,8 +53,9 @@ def picture(path: Path, spec: np.ndarray, parity: np.ndarray) -> None:
     limit = np.abs(share).max()
     scale = SymLogNorm(limit * 1e-2, vmin=-limit, vmax=limit)
     shown = right.imshow(share, norm=scale, cmap="RdBu_r")
-    right.set_title("c-parity - spec, of the maximum")
-    figure.colorbar(shown, ax=right)
+    right.set_title("c-parity - spec")
+    figure.colorbar(shown, ax=right, label="of the maximum")
+    left.set(xlim=(24.5, 72.5), ylim=(95.5, 47.5))
     left.set_ylabel("slow, pixels")
     for axes in (left, middle, right):
         axes.set_xlabel("fast, pixels")

@@ -277,6 +277,6 @@ def test_a_flag_that_does_nothing_is_warned_of(flag: str, company: str, outcome:
 
 
 def test_no_flag_of_a_usual_run_is_warned_of(outcome: Callable) -> None:
-    usual = "-default_F 9 -mosaic 1 -mosaic_domains 3 -osc 1 -phisteps 2 -flux 1e12 -exposure 2"
-    found = outcome(f"{usual} -beamsize 0.2 -polar 0.9 -Xbeam 3 -oversample 6 -adc 10")
+    usual = "-default_F 9 -mosaic 1 -mosaic_domains 3 -phi 5 -osc 1 -phisteps 2 -flux 1e12"
+    found = outcome(f"{usual} -exposure 2 -beamsize 0.2 -polar 0.9 -Xbeam 3 -oversample 6 -adc 10")
     assert "WARNING" not in found.stdout

@@ -225,7 +225,7 @@ def test_printed_angles_make_the_same_pixels(seed: int, tmp_cwd: Path) -> None:
     classic.place_inputs()
     first = classic.run(*classic.words(f"-misset random -misset_seed {seed}"))
     (line,) = (x for x in first.stdout.splitlines() if "random orientation" in x)
-    angles = " ".join(line.split("angles:")[1].split()[:3])
+    angles = " ".join(line.split("-misset ")[1].split()[:3])
     second = classic.run(*classic.words(f"-misset {angles}"))
     one, other = (np.frombuffer(x.files["floatimage.bin"], "<f4") for x in (first, second))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * one.max())

@@ -341,7 +341,10 @@ def test_log(expt: str, capsys) -> None:
     )
     assert "Crystal: gauss domains of 6 x 5 x 4 cells, 1e+04 in the beam (as given)" in text
     assert "default_F = 100 for every reflection" in text
-    assert "1 x 1 sub-pixels, 2 sensor layers, 1 sources, 2 phi steps, 1 mosaic domains: 4 steps" in text
+    assert (
+        "1 x 1 sub-pixels, 2 sensor layers, 1 sources, 2 phi steps, 1 mosaic domains: 4 samples"
+        in text
+    )
     for made in ("3 images to simulated.nxs", "image.png", "simulated.expt"):
         assert made in text
     sim.simulate(expt, *usual, *flux, EXPECTED, "output.prefix=expected", "output.log=None")

@@ -210,8 +210,9 @@ def test_text_names_its_units(expt: str, capsys: pytest.CaptureFixture) -> None:
         ("photons", "photons"),
         ("I_before_scaling", "electrons^2"),
     ):
-        found = [line for line in lines if line.split()[:1] == [name]]
+        found = [line for line in lines if line.split()[:1] == [name] and " = " not in line]
         assert found and all(line.endswith(unit) for line in found), name
+    assert any(line.startswith("  photons = r_e_sqr * fluence * ") for line in lines)
 
 
 def test_the_photons_are_those_of_the_images(expt: str, capsys: pytest.CaptureFixture) -> None:

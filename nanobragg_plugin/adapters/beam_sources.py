@@ -122,6 +122,11 @@ def _row(where: str, words: list[str], defaults: list[float]) -> list[float]:
     if len(values) > 5 or not all(map(math.isfinite, values)):
         raise Sorry(f"{where}: give X Y Z weight wavelength, finite numbers, not {len(values)}")
     x, y, z, weight, wavelength = values + defaults[len(values) :]
+    if sum(a * b for a, b in zip((x, y, z), defaults)) <= 0 and (x or y or z):
+        raise Sorry(
+            f"{where}: the source {x:g} {y:g} {z:g} is not upstream of the crystal: X Y Z is the "
+            "way from the crystal to the source, against the beam"
+        )
     if x == y == z == 0:
         raise Sorry(f"{where}: the source is at the crystal; give the way to it, X Y Z")
     if weight <= 0:

@@ -187,7 +187,7 @@ def as_amplitudes(
     if said is not None and observation_type not in ("auto", said):
         raise Sorry(
             f"{label} of {path} are {said}, but structure_factors.observation_type is "
-            f"{observation_type}: leave it away, or choose other labels."
+            f"{observation_type}: leave it out, or choose other labels."
         )
     values = array.data().as_numpy_array()
     _refuse_values(array, ~np.isfinite(values), "not a finite number", path)

@@ -28,7 +28,7 @@ def phisteps_of(params: Any, experiment: Experiment, scan: Any) -> int:
         if given not in (Auto, 1) or step is not None:
             raise Sorry(
                 "sampling.phisteps and sampling.phistep_deg are for images that turn: a still has "
-                "one phi; leave them away"
+                "one phi; leave them out"
             )
         return 1
     width = scan.get_oscillation()[1] / RTD
@@ -108,7 +108,7 @@ def check_size(options: SimulationOptions, phisteps: int, experiment: Experiment
 
 def sampling_note(options: SimulationOptions, phisteps: int, experiment: Experiment) -> str:
     words, steps = _axes(options, phisteps, experiment)
-    return f"Sampling: {words}: {steps} steps a pixel"
+    return f"Sampling: {words}: {steps} samples a pixel"
 
 
 def curved(panels: tuple[Panel, ...], beam: Beam) -> tuple[Panel, ...]:

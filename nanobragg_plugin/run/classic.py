@@ -87,7 +87,7 @@ def write(t: Translated, photons: np.ndarray) -> Iterator[str]:
     stats = files.statistics(photons, t.roi, t.mask)
     _write(places["float"], files.float_bytes(photons))
     yield f"wrote {places['float']} as {photons.size} 4-byte floats"
-    at = "" if stats.max_at is None else "  at fast {} slow {}".format(*stats.max_at)
+    at = "" if stats.max_at is None else " at slow {1}, fast {0}".format(*stats.max_at)
     yield f"max_I = {stats.max_I:g}{at}"
     yield f"mean= {stats.mean:g} rms= {stats.rms:g} rmsd= {stats.rmsd:g}"
     scale = files.intfile_scale(s.scale, stats.max_I)
@@ -146,22 +146,75 @@ def description(t: Translated, plan: Plan) -> Iterator[str]:
     """What will be simulated."""
     s, g = t.settings, t.geometry
     yield from (f"WARNING: {text}" for text in s.warnings)
-    yield f"{g.convention} convention, phi carryover {s.phi_carryover_mode}, {s.precision}"
-    real = plan.dxtbx_experiment.crystal.get_unit_cell().parameters()
-    yield "Unit Cell: " + " ".join(f"{value:g}" for value in real)
-    yield from plan.notes
+    weight = plan.experiment.beam.weight
+    if bool((weight != weight[0]).any()):
+        yield "WARNING: nanoBragg.c does not use weights of -sourcefile: its image is another"
+    yield f"{g.convention} convention, carryover {s.phi_carryover_mode}, {s.precision} precision"
+    yield from _of_crystal(t, plan)
+    yield from _of_beam(t, len(weight))
+    yield from _of_detector(t)
     yield (
-        f"Detector: {g.n_fast} x {g.n_slow} pixels of {g.pixel * 1e3:g} mm, distance "
-        f"{g.distance * 1e3:g} mm, direct beam at {g.direct_beam[0] * 1e3:g} mm along fast, "
-        f"{g.direct_beam[1] * 1e3:g} mm along slow"
+        f"phi: {t.phi.count} steps of {t.phi.step * RTD:g} degrees from {s.phi * RTD:g}, about "
+        f"{_vector(g.spindle)}"
     )
-    for name in ("fast", "slow", "normal", "beam", "e_vector", "spindle", "origin"):
-        vector = getattr(g, name) * (1e3 if name == "origin" else 1)
-        yield f"  {name}: " + " ".join(f"{x:.9g}" for x in vector)
-    first, step, count = s.phi * RTD, t.phi.step * RTD, t.phi.count
-    yield f"phi: {count} steps of {step:g} degrees from {first:g}"
+    yield plan.notes[-1]
+
+
+def _of_crystal(t: Translated, plan: Plan) -> Iterator[str]:
+    crystal = plan.dxtbx_experiment.crystal
+    yield "Unit Cell: " + " ".join(f"{x:g}" for x in crystal.get_unit_cell().parameters())
+    for name, vector in zip("abc", t.cell.real):
+        yield f"  {name} (Angstrom): {_vector(vector)}"
     spread, domains = t.mosaic
-    yield f"mosaic: {domains} domains over {spread * RTD:g} degrees"
+    yield (
+        f"{t.settings.shape} domains of {' x '.join(map(str, t.ncells))} cells, {domains} of them "
+        f"over a mosaic spread of {spread * RTD:g} degrees"
+    )
+    yield plan.notes[2]
+
+
+def _of_beam(t: Translated, sources: int) -> Iterator[str]:
+    s, spread = t.settings, t.spread
+    wavelength = s.wavelength * 1e10
+    yield (
+        f"Beam: {wavelength:g} A ({12398.42 / wavelength:g} eV) along {_vector(t.geometry.beam)}; "
+        + ("no polarization" if s.nopolar else f"Kahn factor {s.polarization:g}")
+    )
+    if s.sources is None:
+        yield (
+            f"  divergence {spread.horizontal.width * 1e3:g} x {spread.vertical.width * 1e3:g} "
+            f"mrad, dispersion {spread.dispersion.width * 100:g} %: {sources} source(s)"
+        )
+    else:
+        yield f"  {sources} source(s) of {s.sources}"
+    yield f"  {t.fluence:.6g} photons/m^2"
+
+
+def _of_detector(t: Translated) -> Iterator[str]:
+    g = t.geometry
+    yield (
+        f"Detector: {g.n_fast} x {g.n_slow} pixels (fast x slow) of {g.pixel * 1e3:g} mm, distance "
+        f"{g.distance * 1e3:g} mm"
+    )
+    yield (
+        f"  direct beam at {g.direct_beam[0] * 1e3:g} mm along fast, {g.direct_beam[1] * 1e3:g} mm "
+        "along slow"
+    )
+    for name in ("fast", "slow", "normal"):
+        yield f"  {name}: {_vector(getattr(g, name))}"
+    yield f"  origin (mm): {_vector(g.origin * 1e3)}"
+    step, layers, mu = t.sensor
+    if layers:
+        yield f"  sensor: {layers} layers of {step * 1e6:g} um, attenuation depth {1e6 / mu:g} um"
+    if t.n_pixels < g.n_fast * g.n_slow:
+        yield (
+            f"  {t.n_pixels} pixels are simulated: fast {t.roi[0]} to {t.roi[1]}, slow {t.roi[2]} "
+            f"to {t.roi[3]}{', but for the mask' if t.mask is not None else ''}"
+        )
+
+
+def _vector(values: np.ndarray) -> str:
+    return " ".join(f"{x + 0.0:.9g}" for x in values)
 
 
 def show(t: Translated, say: Say) -> None:
@@ -178,6 +231,8 @@ def show(t: Translated, say: Say) -> None:
         say(f"# wrote {t.settings.show_expt}, the models")
     if t.settings.show_phil:
         say("\n".join(phil.phil_of(t)))
+        if t.settings.show_expt is None:
+            say("# the models, -cell, -distance and so on, are written by -show_expt FILE")
 
 
 def _is_device(path: Path) -> bool:

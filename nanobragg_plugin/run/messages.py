@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -31,6 +32,9 @@ def clear() -> Iterator[None]:
         raise error from None
     except MemoryError:
         raise Sorry(_no_memory()) from None
+    except BrokenPipeError:  # the reader of the output, `head` maybe, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (OSError, RuntimeError) as error:
         reason = _reason(error)
         if reason is None:

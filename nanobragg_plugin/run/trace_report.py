@@ -175,9 +175,23 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ("", "Sums", *_pairs(values["sums"], 1))
     if trace.sums.left_out:
         yield "  images leave this pixel 0: it is known to have fewer photons than the tolerance"
-    yield from ("", "The same in the names and units of nanoBragg.c's trace (lines TRACE_C)")
+    yield f"  photons = {_formula(trace)}"
+    yield ""
+    yield "The first term (first layer, sub-pixel, source, phi step, domain) and the sums, in the"
+    yield "names and units of an instrumented nanoBragg.c, whose scattering_vec_A_inv is in 1/m"
     for name, value in values["nanoBragg_c"].items():
         yield f"TRACE: {name} {_words(value, 15)}"
+
+
+def _formula(trace: Trace) -> str:
+    """How the photons follow from the sums, of which some factors may be within."""
+    sums = trace.sums
+    factors = ["r_e_sqr", "fluence"]
+    scattered = "I_weighted * spot_scale"
+    factors.append(scattered if sums.water == 0 else f"({scattered} + water)")
+    factors += ["omega_pixel"] if sums.omega_pixel_sr is not None else []
+    factors += ["polar"] if sums.polar is not None else []
+    return " * ".join(factors) + " / steps (the capture_fraction is within I_weighted)"
 
 
 def _sample_lines(sample: Sample, values: dict[str, Any]) -> Iterator[str]:

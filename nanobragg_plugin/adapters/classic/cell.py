@@ -150,5 +150,5 @@ def _misset(s: Settings, seed: int) -> tuple[float, ...]:
     )
     turns = tuple(turn.as_euler("xyz"))
     angles = " ".join(f"{x * RTD:f}" for x in turns)
-    s.warnings.append(f"random orientation misset angles: {angles} deg")
+    s.warnings.append(f"random orientation, the same as -misset {angles}")
     return turns

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ FLAGS = """
 -polar_vector|nnn|direction of the E vector
 -spindle_axis|nnn|axis of the phi rotation
 -twotheta_axis|nnn|axis of the detector's 2theta
--pix0_vector|nnn|m. From the crystal to the first pixel's corner; a beam centre goes before it
+-pix0_vector|nnn|m. From the crystal to the first pixel's corner; unless a beam centre is given
 -pix0_vector_mm|nnn|mm. The same in mm
 -twotheta|n|degrees. Swing of the detector
 -detector_rotx|n|degrees. Turn of the detector about x
@@ -247,10 +248,14 @@ def _flag(word: str) -> Flag:
         return spelled[0]
     for spelling, reason in REFUSED.items():
         if _spells(spelling, word):
-            raise Sorry(f"{word} is not supported: {reason}; leave it away")
+            raise Sorry(f"{word} is not supported: {reason}; leave it out")
     if not word.startswith("-"):
         raise Sorry(f"{word!r} is neither a flag nor the value of one")
     known = [spelling.rstrip("*") for flag in ALL for spelling in flag.spellings]
+    if word in ("-hdiv", "-vdiv"):
+        raise Sorry(
+            f"the flag {word} is unknown: did you mean {word}range? nanoBragg.c knows no other"
+        )
     near = difflib.get_close_matches(word, known, 1, 0.75)
     hint = f"did you mean {near[0]}?" if near else "nanobragg.classic -help lists the flags"
     raise Sorry(f"the flag {word} is unknown: {hint}")
@@ -314,10 +319,25 @@ def _check(name: str, values: list) -> None:
         raise Sorry(f"-polar {values[0]:g}: the Kahn polarization factor is from -1 to 1")
 
 
+#: What a kind of value is called in the help.
+VALUES = {"cell": "a b c al be ga", "misset": "x y z", "": ""}
+
+
 def usage() -> str:
     """Every flag, its values and its help."""
-    lines = ["usage: nanobragg.classic -mat auto.mat -hkl Fs.hkl [flags of nanoBragg.c]", ""]
+    lines = [
+        "usage: nanobragg.classic -mat auto.mat -hkl Fs.hkl [flags]",
+        "",
+        "n: a number, i: a whole number, t: a text; spellings that end in ... may go on.",
+        "",
+    ]
     for flag in ALL:
-        names = " ".join(spelling.rstrip("*") for spelling in flag.spellings)
-        lines.append(f"  {names:42} {flag.help}")
+        names = ", ".join(spelling.replace("*", "...") for spelling in flag.spellings)
+        values = VALUES.get(flag.kinds, " ".join(flag.kinds))
+        head = f"  {names} {values}".rstrip()
+        text = textwrap.wrap(flag.help, 66)
+        if len(head) > 30:
+            lines.append(head)
+            head = ""
+        lines += [f"{start:32}{part}" for start, part in zip([head, *[""] * len(text)], text)]
     return "\n".join(lines)

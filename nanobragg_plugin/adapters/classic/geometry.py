@@ -153,8 +153,15 @@ def _vectors(s: Settings) -> dict[str, np.ndarray]:
     elif s.twotheta:
         s.warnings.append("-twotheta_axis is made a unit vector, which nanoBragg.c does not")
     if length["normal"] != 1:  # nanoBragg.c makes its own unless the length is exactly 1
+        asked = unit["normal"]
         unit["normal"] = np.cross(unit["fast"], unit["slow"])
         unit["normal"] /= np.linalg.norm(unit["normal"]) or 1
+        if "-odet_vector" in s.given and unit["normal"] @ asked < 1 - NORMAL_TOLERANCE:
+            s.warnings.append(
+                f"the length of -odet_vector is {length['normal']:.9g}, not exactly 1: as in "
+                "nanoBragg.c it is replaced by fast x slow, "
+                f"{' '.join(f'{x + 0.0:g}' for x in unit['normal'])}"
+            )
     if np.linalg.norm(np.cross(unit["beam"], unit["e_vector"])) < 1e-9:
         raise Sorry(
             "-polar_vector is along the beam: the E vector is at right angles to it; give both, "
@@ -215,7 +222,7 @@ def _given_origin(s: Settings, from_centre: np.ndarray) -> np.ndarray:
     centre = s.given & set(BEAM_CENTRES)
     if s.convention != "custom" or centre:
         why = "the beam centre of " + ", ".join(sorted(centre)) if centre else "the convention"
-        s.warnings.append(f"-pix0_vector is not used: {why} goes before it, as in nanoBragg.c")
+        s.warnings.append(f"-pix0_vector is not used: {why} overrides it, as in nanoBragg.c")
         return from_centre
     return np.array(s.pix0)
 
@@ -226,6 +233,11 @@ def _check(g: Geometry, s: Settings) -> None:
         raise Sorry(
             f"-fdet_vector and -sdet_vector are {math.degrees(math.acos(g.fast @ g.slow)):.3f} "
             "degrees apart: pixels are rectangular; give vectors at right angles"
+        )
+    if g.distance < 0:
+        s.warnings.append(
+            "the detector is upstream of the crystal, where nanoBragg.c puts one whose normal, "
+            "-odet_vector or fast x slow, points against the beam"
         )
     if g.off_normal > NORMAL_TOLERANCE:
         normal = " ".join(f"{x + 0.0:g}" for x in np.cross(g.fast, g.slow))  # 0, not -0

@@ -18,6 +18,8 @@ def phil_of(t: Translated) -> list[str]:
         *_crystal(t),
         *_beam(t),
         *_sampling(t),
+        f"noise.poisson={t.settings.noise}",
+        *([] if t.settings.seed is None else [f"noise.seed={t.seed}"]),
         f"background.water_c={_water(t)!r}",
         f"compute.precision={t.settings.precision}",
         f"compute.device={_quoted(t.settings.device)}",

@@ -11,6 +11,7 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.classic import steps
 from nanobragg_plugin.adapters.classic.cell import Cell, cell_of, lengths_of
+from nanobragg_plugin.adapters.classic.differs import differs
 from nanobragg_plugin.adapters.classic.flags import parse
 from nanobragg_plugin.adapters.classic.geometry import Geometry, geometry_of
 from nanobragg_plugin.adapters.classic.header import header_of
@@ -87,20 +88,24 @@ def translate(words: Sequence[str]) -> Translated:
     cell = cell_of(s, s.misset_seed)
     edges = lengths_of(cell.real)
     for edge in edges:
-        _check_range("an edge of the cell", float(edge) * 1e10, *EDGES, "Angstrom")
+        what = "an edge of the cell" + (f" of {s.matrix}, a matrix of mosflm?," if s.matrix else "")
+        _check_range(what, float(edge) * 1e10, *EDGES, "Angstrom")
     ncells = steps.ncells_of(s, edges)
     longest = float(max(edges * ncells))
     if mask is not None and mask.shape != (geometry.n_slow, geometry.n_fast):
         raise Sorry(
             f"the mask {s.mask} has {mask.shape[1]} x {mask.shape[0]} pixels (fast x slow), the "
-            f"detector {geometry.n_fast} x {geometry.n_slow}: leave its size to the mask"
+            f"detector {geometry.n_fast} x {geometry.n_slow}: leave out -detpixels and the like"
         )
     _check(s)
+    phi = steps.phi_grid(s)
+    if given[-1].name == "-curved_det":
+        s.warnings.append("nanoBragg.c passes over a -curved_det that is its last word")
     translated = Translated(
         s,
         geometry,
         cell,
-        steps.phi_grid(s),
+        phi,
         steps.spread_of(s),
         steps.sensor_of(s),
         steps.mosaic_of(s),
@@ -112,6 +117,7 @@ def translate(words: Sequence[str]) -> Translated:
         _roi(s, geometry),
     )
     _check_steps(translated)
+    s.warnings += differs(s, phi)
     if not translated.n_pixels:
         raise Sorry(f"the mask {s.mask} leaves no pixel to simulate: it is 0 in all of them")
     return translated
@@ -145,7 +151,7 @@ def _check_steps(t: Translated) -> None:
 
 
 def _check(s: Settings) -> None:
-    """`Sorry` for flags that cannot go together, a warning for those that do something odd."""
+    """`Sorry` for flags that cannot go together, a warning for those that do nothing."""
     if s.hkl is None and s.dump is None and s.default_F == 0:
         raise Sorry("there are no structure factors: give -hkl FILE, -dump FILE or -default_F")
     if s.kernel == "sparse" and (
@@ -153,34 +159,14 @@ def _check(s: Settings) -> None:
     ):
         raise Sorry(
             "-kernel sparse is for spots that end, -gauss_xtal and -tophat_spots, without "
-            "c-parity, -water and -curved_det: leave it away"
+            "c-parity, -water and -curved_det: leave it out"
         )
     if s.thickness > 0 and s.mu == 0:
         raise Sorry(
             "-detector_abs inf with -detector_thick: a sensor that absorbs nothing sees nothing; "
-            "leave one of them away"
+            "leave one of them out"
         )
     s.warnings += idle(s)
-    if s.thickness == 0 and s.oversample_thick:
-        s.warnings.append(
-            "-oversample_thick without -detector_thick does nothing; nanoBragg.c's image is 0"
-        )
-    if s.nopolar and s.oversample_polar:
-        s.warnings.append(
-            "-oversample_polar takes the polarization into account in spite of -nopolar, as "
-            "nanoBragg.c does"
-        )
-    corrected = [n for n in ("thick", "polar", "omega") if getattr(s, f"oversample_{n}")]
-    if corrected and s.phi_carryover_mode == "c-parity":
-        s.warnings.append(
-            f"-oversample_{corrected[0]}: nanoBragg.c multiplies the sum so far, here each sample "
-            "is multiplied; the image is not nanoBragg.c's"
-        )
-    if s.water:
-        s.warnings.append(
-            "-water is nanoBragg.c's figure, which is not physical: it holds the fluence twice "
-            "and is divided by the number of steps"
-        )
 
 
 def _fluence(s: Settings) -> float:
