@@ -16,7 +16,7 @@ pytest.importorskip("dials")
 
 import simulate_helpers as sim
 from dxtbx.model import Beam
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from libtbx.phil import parse
 from libtbx.utils import Sorry
@@ -163,9 +163,6 @@ NUMBER = st.floats(-1e6, 1e6).filter(lambda x: abs(x) > 1e-6)
     )
 )
 def test_whatever_is_written_is_read(rows, tmp_path_factory):
-    back = (-core_beam().direction[0, 0]).tolist()
-    rows = [row for row in rows if sum(a * b for a, b in zip(row, back)) > 0]
-    assume(rows)
     text = "\n".join(f"{x} {y} {z} {w} {a * 1e-10!r}" for x, y, z, w, a in rows)
     positions, wavelengths, weights = listed(text, tmp_path_factory.mktemp("sources"))
     assert positions == [list(row[:3]) for row in rows] and weights == [row[3] for row in rows]
@@ -183,7 +180,6 @@ def test_whatever_is_written_is_read(rows, tmp_path_factory):
         (b"1 2 nan\n", "line 1 of sources.txt: give X Y Z weight wavelength, finite numbers"),
         (b"1 2 inf\n", "finite numbers"),
         (b"\n0 0 0\n", "line 2 of sources.txt: the source is at the crystal"),
-        (b"1 2 -9\n", "line 1 of sources.txt: the source 1 2 -9 is not upstream of the crystal"),
         (b"1 2 3 0\n", "line 1 of sources.txt: the weight is 0; it must be positive"),
         (b"1 2 3 -2\n", "line 1 of sources.txt: the weight is -2"),
         (b"1 2 3 1 0\n", "line 1 of sources.txt: the wavelength is 0 m"),
@@ -196,6 +192,20 @@ def test_files_that_are_refused(content, words, tmp_cwd):
     with pytest.raises(Sorry, match=re.escape(words)) as caught:
         beam_sources.read_sources("sources.txt", core_beam())
     assert "\n" not in str(caught.value) and "sources.txt" in str(caught.value)
+
+
+def test_sources_that_are_no_sources(tmp_cwd, caplog):
+    """Behind the crystal: a warning; along the E vector, where polarization is 0/0: refused."""
+    beam = core_beam()
+    against, across = (-beam.direction[0, 0]).tolist(), beam.polarization_axis.tolist()
+    lines = [" ".join(map(repr, v)) for v in (against, [-x for x in against], across)]
+    Path("sources.txt").write_text("\n".join(lines[:2]))
+    given = scope(source_file="sources.txt")
+    assert beam_sources.with_sources(beam, given).direction.shape[1] == 2
+    assert "1 of the 2 sources of sources.txt are not upstream of the crystal" in caplog.text
+    Path("sources.txt").write_text(lines[2])
+    with pytest.raises(Sorry, match="a source lies along the beam's E vector"):
+        beam_sources.with_sources(beam, given)
 
 
 def test_files_that_cannot_be_read(tmp_cwd):

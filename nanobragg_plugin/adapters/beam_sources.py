@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.models import Beam
 from nanobragg_plugin.sources import Grid, Spread, with_list, with_spread
+
+logger = logging.getLogger("dials.nanobragg_plugin.adapters.beam_sources")
 
 #: Steps across a divergence or dispersion whose number is not given.
 STEPS = 5
@@ -43,7 +46,25 @@ def with_sources(beam: Beam, params: Any) -> Beam:
             "beam.source_file gives one list of directions, but the beam model varies over the "
             "scan: give an experiment list with a static beam"
         )
-    return with_list(beam, *read_sources(params.source_file, beam))
+    listed = with_list(beam, *read_sources(params.source_file, beam))
+    _check_directions(params.source_file, beam, listed)
+    return listed
+
+
+def _check_directions(name: str, beam: Beam, listed: Beam) -> None:
+    """A warning of sources that are not upstream of the crystal; `Sorry` for one that lies along
+    the E vector, which has no polarization."""
+    directions = listed.direction[0]
+    axis = beam.polarization_axis.expand_as(directions)
+    if bool((torch.linalg.cross(directions, axis).norm(dim=-1) < 1e-9).any()):
+        raise Sorry(f"{name}: a source lies along the beam's E vector; move it")
+    behind = int((directions @ beam.direction[0, 0] <= 0).sum())
+    if behind:
+        logger.warning(
+            "WARNING: %d of the %d sources of %s are not upstream of the crystal: X Y Z is the way "
+            "from the crystal to the source, against the beam",
+            *(behind, len(directions), name),
+        )
 
 
 def spread_of(params: Any) -> Spread:
@@ -122,11 +143,6 @@ def _row(where: str, words: list[str], defaults: list[float]) -> list[float]:
     if len(values) > 5 or not all(map(math.isfinite, values)):
         raise Sorry(f"{where}: give X Y Z weight wavelength, finite numbers, not {len(values)}")
     x, y, z, weight, wavelength = values + defaults[len(values) :]
-    if sum(a * b for a, b in zip((x, y, z), defaults)) <= 0 and (x or y or z):
-        raise Sorry(
-            f"{where}: the source {x:g} {y:g} {z:g} is not upstream of the crystal: X Y Z is the "
-            "way from the crystal to the source, against the beam"
-        )
     if x == y == z == 0:
         raise Sorry(f"{where}: the source is at the crystal; give the way to it, X Y Z")
     if weight <= 0:
