@@ -59,7 +59,10 @@ def _panel_image(
     pixels = simulated_pixels(model)
     # the carryover depends on which pixel comes first: there all are needed
     if cache is None and sparse.has_bound(kernel, options.tolerance):
+        everything = len(pixels)
         pixels = active_pixels(kernel, panel, pixels, float(scale * kernel.spot_scale))
+        if progress is not None:
+            progress(everything - len(pixels))
     if len(pixels) == 0:
         return scale * torch.zeros(model.shape, dtype=options.index_dtype, device=scale.device)
     batches = pixel_batches(pixels, steps * domains, options.batch_steps)
@@ -95,7 +98,9 @@ def sum_batches(
 
     def run(some: tuple[Tensor, ...], cache: carryover.PhiCache | None) -> list[Any]:
         if torch.is_grad_enabled():  # evaluated again in the backward pass, not remembered
-            return [checkpoint(kernel, panel, one, cache, use_reentrant=False) for one in some]
+            return [
+                done(checkpoint(kernel, panel, one, cache, use_reentrant=False)) for one in some
+            ]
         return in_threads(lambda one: done(kernel(panel, one, cache)), some)
 
     def done(answer: Any) -> Any:

@@ -97,6 +97,9 @@ def folder(tmp_cwd: Path) -> Path:
         ("-twotheta 180", "the detector turns its back to the crystal"),
         ("-detector_thick 300 -detector_abs inf -detector_thick 300", "absorbs nothing"),
         ("-device nosuch", "nosuch cannot be used here"),
+        ("-osc 0 -phistep 1", "-osc 0 with -phistep makes no step of phi"),
+        ("-kernel sparse", "-kernel sparse is for spots that end"),
+        ("-kernel sparse -gauss_xtal -interpolate", "-kernel sparse is for spots that end"),
     ],
 )
 def test_a_mistake_is_one_sentence(change: str, message: str, folder: Path) -> None:
@@ -298,3 +301,17 @@ def test_odd_names_of_inputs(name: str, folder: Path) -> None:
     Path("P1.hkl").rename(name)
     words = [*classic.words(drop="-hkl"), "-hkl", name]
     assert set(classic.run(*words).files) == classic.OUTPUTS
+
+
+def test_a_link_is_written_through(folder: Path) -> None:
+    """As by nanoBragg.c: it may lead to another disk."""
+    Path("elsewhere").mkdir()
+    Path("link.bin").symlink_to("elsewhere/target.bin")
+    classic.run(*classic.words("-floatfile link.bin"))
+    assert Path("link.bin").is_symlink() and Path("elsewhere/target.bin").stat().st_size == 480
+
+
+def test_a_large_cell_is_no_long_wait(folder: Path) -> None:
+    """Its 6e8 reflections within reach are not listed, which would not fit into memory."""
+    made = classic.run(*classic.words("-cell 900 900 900 -default_F 9 -distance 30", "-hkl"))
+    assert "floatimage.bin" in made.files

@@ -183,3 +183,15 @@ def test_gradients_are_dense_s():
 
     dense = gradient(0.0)
     assert torch.allclose(gradient(1e-9), dense, rtol=1e-9, atol=1e-12 * float(dense.abs().max()))
+
+
+def test_progress_counts_every_pixel():
+    """With gradients and without; the pixels that a bound drops too."""
+    experiment, exposure, amplitudes, options = random_model(3)
+    for tolerance in (0.0, 1e-3):
+        for grad in (True, False):
+            counted = []
+            loose = dataclasses.replace(options, tolerance=tolerance)
+            with torch.set_grad_enabled(grad):
+                simulate(experiment, exposure, amplitudes, loose, counted.append)
+            assert sum(counted) == 70 * 54

@@ -24,6 +24,9 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters import crystal_symmetry, fdump, model_f, reflection_file
 from nanobragg_plugin.structure_factors import StructureFactors, table
 
+#: Reflections within reach up to which they are counted one by one for the log.
+MOST_LISTED = 1_000_000
+
 made_up_structure_factors = model_f.made_up_structure_factors
 
 
@@ -237,12 +240,11 @@ def _summary(
 ) -> MillerSummary:
     """The summary of a source, with its shortfall at the resolution asked for."""
     group = source.absences or sgtbx.space_group_info("P 1")
-    possible = _p1_set(unit_cell, d_min)
-    possible = possible.select(~group.group().is_sys_absent(possible.indices()))
+    possible, least = _possible(group, unit_cell, d_min)
     d = _d_spacings(source.indices, unit_cell)
     d = d[np.isfinite(d)]
     notes = list(source.notes)
-    if len(d) and possible.size() and d.min() > possible.d_min() * 1.01:
+    if len(d) and possible and d.min() > least * 1.01:
         notes.append(
             f"the structure factors end at {d.min():.2f} A, the detector reaches {d_min:.2f} A: "
             f"beyond, F is default_F = {params.default_F:g}"
@@ -253,16 +255,31 @@ def _summary(
         n_p1=len(source.indices),
         d_max=float(d.max()) if len(d) else None,
         d_min=float(d.min()) if len(d) else None,
-        completeness=int((d >= d_min).sum()) / max(1, possible.size()),
+        completeness=int((d >= d_min).sum()) / max(1, possible),
         notes=tuple(notes),
         **given,
     )
+
+
+def _possible(
+    group: sgtbx.space_group_info, unit_cell: uctbx.unit_cell, d_min: float
+) -> tuple[int, float]:
+    """How many reflections, Friedel mates apart, have d >= d_min, and the least of their d; of
+    very many the volume of their sphere over that of a reciprocal cell, not their list."""
+    estimate = 4 / 3 * math.pi * unit_cell.volume() / d_min**3 / group.group().n_ltr()
+    if estimate > MOST_LISTED:
+        return int(estimate), d_min
+    possible = _p1_set(unit_cell, d_min)
+    possible = possible.select(~group.group().is_sys_absent(possible.indices()))
+    return possible.size(), possible.d_min() if possible.size() else d_min
 
 
 def _absent_indices(
     group: sgtbx.space_group_info, unit_cell: uctbx.unit_cell, d_min: float
 ) -> np.ndarray:
     """All indices ``[n, 3]`` with d >= d_min that the space group makes absent."""
+    if group.group().order_z() == 1:
+        return np.empty((0, 3), dtype=np.int64)  # P 1 has none
     everything = _p1_set(unit_cell, d_min).indices()
     absent = everything.select(group.group().is_sys_absent(everything))
     return absent.as_vec3_double().as_numpy_array().reshape(-1, 3).astype(np.int64)

@@ -66,3 +66,7 @@ def meter(translated: Translated) -> tqdm:
     wanted = translated.settings.progress
     quiet = not sys.stderr.isatty() if wanted is None else not wanted
     return tqdm(total=translated.n_pixels, unit="pixel", unit_scale=True, disable=quiet)
+
+
+if __name__ == "__main__":
+    run()

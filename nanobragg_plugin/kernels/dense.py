@@ -55,7 +55,7 @@ class Kernel:
         # that of the unrotated cell in nanoBragg.c too
         position = torch.tensor(exposure.position, dtype=torch.float64, device=abc.device)
         a_matrix = at_positions(crystal.A, position.mean()[None])[0]
-        self.metric = (a_matrix.T @ a_matrix).to(value)
+        self.metric = (a_matrix.T @ a_matrix).to(index)
         self.ncells, self.fudge = crystal.Ncells_abc.to(index), crystal.fudge.to(value)
         self.spot_scale = crystal.spot_scale.to(index)
         self.water = background.water_c(options.water_c_um, beam.fluence).to(index)
@@ -98,6 +98,7 @@ class Kernel:
             cache, slow[opening:], fast[opening:], stale[-1]
         )
 
+    @torch.no_grad()
     def _first_evaluated(self, number: int, pixels: Tensor) -> int:
         """Which of the pixels is the first that has a sample within d_min; their number if none."""
         evaluated = torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)

@@ -236,13 +236,15 @@ def show(t: Translated, say: Say) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """/dev/null and its like."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    """/dev/null and its like, and /dev/stdout whatever it leads to."""
+    special = str(path.absolute()).startswith(("/dev/", "/proc/"))
+    return path.exists() and not path.is_dir() and (special or not path.is_file())
 
 
 def _write(path: Path, content: bytes) -> None:
     if _is_device(path):
         path.write_bytes(content)
         return
-    with outputs.whole(path) as temporary:
+    # a link stays one, to another disk maybe
+    with outputs.whole(path.resolve()) as temporary:
         temporary.write_bytes(content)

@@ -11,6 +11,12 @@ from nanobragg_plugin.sources import Grid
 def differs(s: Settings, phi: Grid) -> Iterator[str]:
     """A sentence for each thing that a command line has of either kind."""
     yield from _of_modes(s, phi)
+    if "-misset_seed" in s.given:
+        yield (
+            "nanoBragg.c takes -misset_seed for -misset too, with the next three words for its "
+            "angles, unless -misset random comes after it; here it is the seed alone"
+            + ("" if s.misset == "random" else ", which without -misset random does nothing")
+        )
     if s.thickness == 0 and s.oversample_thick:
         yield "-oversample_thick without -detector_thick does nothing; nanoBragg.c's image is 0"
     if s.nopolar and s.oversample_polar:

@@ -52,7 +52,6 @@ def _of_beam(s: Settings) -> Iterator[tuple[str, bool, str]]:
 
 def _of_crystal(s: Settings) -> Iterator[tuple[str, bool, str]]:
     seedless = not s.mosaic_spread or s.mosaic_domains == 1
-    yield "-misset_seed", s.misset != "random", "there is no -misset random"
     yield "-mosaic", bool(s.mosaic_spread) and s.mosaic_domains == 1, "one domain is not turned"
     yield "-mosaic_seed", seedless, "there are not several domains over a -mosaic"
     yield "-fudge", s.shape == "square", "domains are square (-square_xtal)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libtbx.phil.tokenizer import escape_python_str
 
+from nanobragg_plugin.adapters.classic import steps
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.constants import RTD
 
@@ -34,14 +35,11 @@ def _quoted(name: str) -> str:
 
 def _structure_factors(t: Translated) -> list[str]:
     s = t.settings
-    interpolate = s.interpolate
-    if interpolate is None:  # of the cells that -N gives, whatever -xtalsize says
-        interpolate = min(s.ncells) <= 2
     file = s.hkl or s.dump
     return [
         *([f"structure_factors.file={_quoted(file)}"] if file else []),
         f"structure_factors.default_F={s.default_F!r}",
-        f"structure_factors.interpolate={interpolate and file is not None}",
+        f"structure_factors.interpolate={steps.interpolates(s)}",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.classic.settings import Settings
 from nanobragg_plugin.constants import RTD
@@ -57,6 +58,8 @@ def phi_grid(s: Settings) -> Grid:
         if step:  # whatever the number
             return Grid(step, step, 2)
         return Grid(0.0, 0.0, 1) if count < 0 else Grid(1 / RTD, 1 / RTD / count, count)
+    if count < 0 and step and not width:
+        raise Sorry("-osc 0 with -phistep makes no step of phi: leave one of them out")
     if count < 0:
         return Grid(width, step, math.ceil(width / step)) if step else Grid(width, width / 2, 2)
     return Grid(width, width / count if step is None else step, count)
@@ -75,6 +78,14 @@ def sensor_of(s: Settings) -> tuple[float, int, float]:
         mu = 1 / s.thickness
         s.warnings.append(f"the attenuation depth of the sensor is its thickness, {1 / mu:g} m")
     return step, count, mu
+
+
+def interpolates(s: Settings) -> bool:
+    """Whether amplitudes are interpolated: unless given, where -N gives a domain of under 3 cells,
+    whatever -xtalsize says."""
+    return bool(s.hkl or s.dump) and (
+        min(s.ncells) <= 2 if s.interpolate is None else s.interpolate
+    )
 
 
 def mosaic_of(s: Settings) -> tuple[float, int]:

@@ -154,12 +154,12 @@ def _check(s: Settings) -> None:
     """`Sorry` for flags that cannot go together, a warning for those that do nothing."""
     if s.hkl is None and s.dump is None and s.default_F == 0:
         raise Sorry("there are no structure factors: give -hkl FILE, -dump FILE or -default_F")
-    if s.kernel == "sparse" and (
-        not s.shape.endswith("_star") or s.phi_carryover_mode == "c-parity" or s.water or s.curved
-    ):
+    parity = s.phi_carryover_mode == "c-parity"
+    bounded = s.shape.endswith("_star") and not steps.interpolates(s)
+    if s.kernel == "sparse" and (not bounded or parity or s.water or s.curved):
         raise Sorry(
             "-kernel sparse is for spots that end, -gauss_xtal and -tophat_spots, without "
-            "c-parity, -water and -curved_det: leave it out"
+            "interpolation, c-parity, -water and -curved_det: leave it out"
         )
     if s.thickness > 0 and s.mu == 0:
         raise Sorry(
