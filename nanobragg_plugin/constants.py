@@ -25,3 +25,7 @@ TOPHAT_RADIUS_SQR = 0.3969
 #: Photons/m^2 that make one photon of one electron: nanoBragg.c's default, used by `classic`
 #: and the golden cases only.
 CLASSIC_FLUENCE = 125932015286227086360700780544.0
+
+#: eV Angstrom: energy times wavelength of a photon, in nanoBragg.c's figure (`-energy`; CODATA 2018
+#: gives 12398.4198).
+EV_ANGSTROM = 12398.42

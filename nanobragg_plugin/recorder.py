@@ -59,10 +59,10 @@ class Recorder:
                 layer=seen["layer"],
                 sub_slow=math.floor(seen["offset"][0] * n),
                 sub_fast=math.floor(seen["offset"][1] * n),
-                position_mm=_floats(seen["position"]),
+                position_mm=floats(seen["position"]),
                 distance_mm=float(seen["distance"]),
                 close_distance_mm=float(seen["plane"]),
-                s1_unit=_floats(seen["s1_unit"]),
+                s1_unit=floats(seen["s1_unit"]),
                 omega_pixel_sr=float(seen["omega"]),
                 capture_fraction=float(seen["capture"]),
                 sources=tuple(self._source(seen["s1_unit"], source) for source in seen["sources"]),
@@ -86,9 +86,9 @@ class Recorder:
             # of a ray that is left out, it is evaluated only for other pixels' sake
             polar = _of_step(seen["polar"], k) if kept and "polar" in seen else None
             yield Ray(
-                s0_unit=_floats(direction),
+                s0_unit=floats(direction),
                 wavelength_ang=float(_of_step(wavelength, k)),
-                q_inv_ang=_floats(q),
+                q_inv_ang=floats(q),
                 stol_inv_ang=float(torch.linalg.vector_norm(q)) / 2,
                 cos_2theta=float(s1_unit @ direction),
                 polar=None if polar is None else float(polar),
@@ -118,7 +118,7 @@ class Recorder:
             parts = tuple(float(part[m] * one) for part, one in zip(seen["parts"], sign))
             f_latt *= float(sign.prod())
         return Domain(
-            *(_floats(vector) for vector in abc),
+            *(floats(vector) for vector in abc),
             hkl=tuple(float(axis[m]) for axis in seen["hkl"]),
             h0k0l0=tuple(int(index) for index in nearest),
             F_latt_abc=parts,
@@ -160,5 +160,6 @@ def _of_step(values: Tensor, step: int) -> Tensor:
     return values[step if len(values) > 1 else 0]
 
 
-def _floats(values: Tensor) -> Vector:
+def floats(values: Tensor) -> Vector:
+    """The elements of a vector."""
     return tuple(values.tolist())

@@ -49,24 +49,35 @@ def simulate_panel(
 def _panel_image(
     kernel: dense.Kernel, panel: int, progress: Callable[[int], None] | None = None
 ) -> Tensor:
-    experiment, options = kernel.experiment, kernel.options
-    model, beam = experiment.panels[panel], experiment.beam
+    model = kernel.experiment.panels[panel]
+    scale = R_E_SQR * kernel.experiment.beam.fluence
+    batches, cache, dropped = evaluated_batches(kernel, panel)
+    if progress is not None and dropped:
+        progress(dropped)
+    pixels = torch.cat(batches)
+    if len(pixels) == 0:
+        dtype = kernel.options.index_dtype
+        return scale * torch.zeros(model.shape, dtype=dtype, device=scale.device)
+    return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache, progress))
+
+
+def evaluated_batches(
+    kernel: dense.Kernel, panel: int
+) -> tuple[tuple[Tensor, ...], carryover.PhiCache | None, int]:
+    """The pixels that are evaluated, in the batches in which they are; the phi cache that the
+    first finds, None in `spec`; and how many pixels are left out because of the tolerance."""
+    model, options = kernel.experiment.panels[panel], kernel.options
     steps, domains = kernel.abc.shape[:2]
-    cache = None
+    pixels, cache = simulated_pixels(model), None
+    everything = len(pixels)
+    # the carryover depends on which pixel comes first: there all are needed
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
-    scale = R_E_SQR * beam.fluence
-    pixels = simulated_pixels(model)
-    # the carryover depends on which pixel comes first: there all are needed
-    if cache is None and sparse.has_bound(kernel, options.tolerance):
-        everything = len(pixels)
-        pixels = active_pixels(kernel, panel, pixels, float(scale * kernel.spot_scale))
-        if progress is not None:
-            progress(everything - len(pixels))
-    if len(pixels) == 0:
-        return scale * torch.zeros(model.shape, dtype=options.index_dtype, device=scale.device)
+    elif sparse.has_bound(kernel, options.tolerance):
+        scale = R_E_SQR * kernel.experiment.beam.fluence * kernel.spot_scale
+        pixels = active_pixels(kernel, panel, pixels, float(scale))
     batches = pixel_batches(pixels, steps * domains, options.batch_steps)
-    return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache, progress))
+    return batches, cache, everything - len(pixels)
 
 
 def simulated_pixels(panel: Panel) -> Tensor:

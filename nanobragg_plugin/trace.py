@@ -12,14 +12,14 @@ from torch import Tensor
 
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.kernels import dense, sparse
+from nanobragg_plugin.kernels import dense
 from nanobragg_plugin.kernels.samples import layer_count
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.orientation import at_positions
-from nanobragg_plugin.recorder import Recorder
-from nanobragg_plugin.simulate import active_pixels, in_threads, pixel_batches, simulated_pixels
+from nanobragg_plugin.recorder import Recorder, floats
+from nanobragg_plugin.simulate import evaluated_batches, in_threads
 from nanobragg_plugin.structure_factors import StructureFactors
-from nanobragg_plugin.traced import Inputs, Trace, Vector
+from nanobragg_plugin.traced import Inputs, Trace
 
 #: What is told of the options as it is.
 OPTIONS = (
@@ -76,15 +76,8 @@ def _batch(
 ) -> tuple[Tensor, carryover.PhiCache | None, bool]:
     """The pixels that `simulate` evaluates together with this one, the phi cache that they find,
     and whether `simulate` leaves the pixel out (it is then alone)."""
-    model, options = kernel.experiment.panels[panel], kernel.options
-    steps, domains = kernel.abc.shape[:2]
-    pixels, cache = simulated_pixels(model), None
-    if options.phi_carryover_mode == "c-parity":
-        cache = carryover.initialize_phi_cache(model.shape, domains)
-    elif sparse.has_bound(kernel, options.tolerance):
-        scale = R_E_SQR * kernel.experiment.beam.fluence * kernel.spot_scale
-        pixels = active_pixels(kernel, panel, pixels, float(scale))
-    for batch in pixel_batches(pixels, steps * domains, options.batch_steps):
+    batches, cache, _ = evaluated_batches(kernel, panel)
+    for batch in batches:
         if (batch == pixel).all(1).any():
             return batch, cache, False
         if cache is not None and not cache.valid:
@@ -106,19 +99,19 @@ def _inputs(kernel: dense.Kernel, exposure: Exposure, at: tuple[int, int, int]) 
     crystal, beam = experiment.crystal, experiment.beam
     panel = dense.in_dtype(experiment.panels[at[0]], options)
     first = torch.tensor(exposure.position[:1], dtype=torch.float64, device=crystal.A.device)
-    a_star, b_star, c_star = (_floats(axis) for axis in at_positions(crystal.A, first)[0].T)
+    a_star, b_star, c_star = (floats(axis) for axis in at_positions(crystal.A, first)[0].T)
     return Inputs(
         *at,
-        origin_mm=_floats(panel.origin),
-        fast_axis=_floats(panel.fast),
-        slow_axis=_floats(panel.slow),
-        normal=_floats(panel.normal),
-        pixel_size_mm=_floats(panel.pixel_size),
+        origin_mm=floats(panel.origin),
+        fast_axis=floats(panel.fast),
+        slow_axis=floats(panel.slow),
+        normal=floats(panel.normal),
+        pixel_size_mm=floats(panel.pixel_size),
         a_star_inv_ang=a_star,
         b_star_inv_ang=b_star,
         c_star_inv_ang=c_star,
         xtal_shape=crystal.xtal_shape,
-        Ncells_abc=_floats(kernel.ncells),
+        Ncells_abc=floats(kernel.ncells),
         fudge=float(kernel.fudge),
         mosaic_frame=crystal.mosaic_frame,
         mosaic_domains=kernel.abc.shape[1],
@@ -127,13 +120,9 @@ def _inputs(kernel: dense.Kernel, exposure: Exposure, at: tuple[int, int, int]) 
         layers=layer_count(options.layers_of(at[0])),
         d_min_ang=options.d_min,
         kahn_factor=None if beam.kahn_factor is None else float(beam.kahn_factor),
-        polarization_axis=_floats(beam.polarization_axis),
+        polarization_axis=floats(beam.polarization_axis),
         fluence_photons_per_m2=float(beam.fluence),
         r_e_sqr_m2=R_E_SQR,
         spot_scale=float(kernel.spot_scale),
         **{name: getattr(options, name) for name in OPTIONS},
     )
-
-
-def _floats(values: Tensor) -> Vector:
-    return tuple(values.tolist())

@@ -15,9 +15,9 @@ pytest.importorskip("dxtbx")
 CASES = golden.cases()
 RUNS = [(case.name, mode) for case in CASES.values() for mode in case.modes]
 #: Of the image's maximum; measured worst cases 3e-16 (both are float32) and 6.2e-7.
-TOLERANCE = {"double": 1e-7, "mixed": 3e-6}
+TOLERANCE = {"double": 1e-7, "mixed": 1e-6}
 #: Relative, of pixels above 1e-3 of the maximum; measured worst cases 0 and 5.9e-6.
-RELATIVE = {"double": 1e-6, "mixed": 3e-5}
+RELATIVE = {"double": 1e-6, "mixed": 1e-5}
 
 
 def compare(simulated: np.ndarray, expected: np.ndarray, precision: str) -> None:

@@ -14,7 +14,7 @@ from nanobragg_plugin.adapters import fdump, reflection_file
 from nanobragg_plugin.adapters.classic import exact, phil
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.adapters.params import Plan
-from nanobragg_plugin.constants import RTD
+from nanobragg_plugin.constants import EV_ANGSTROM, RTD
 from nanobragg_plugin.format import classic_files as files
 from nanobragg_plugin.run import outputs
 from nanobragg_plugin.run.experiments import write_experiments
@@ -175,9 +175,9 @@ def _of_crystal(t: Translated, plan: Plan) -> Iterator[str]:
 
 def _of_beam(t: Translated, sources: int) -> Iterator[str]:
     s, spread = t.settings, t.spread
-    wavelength = s.wavelength * 1e10
+    wavelength, along = s.wavelength * 1e10, _vector(t.geometry.beam)
     yield (
-        f"Beam: {wavelength:g} A ({12398.42 / wavelength:g} eV) along {_vector(t.geometry.beam)}; "
+        f"Beam: {wavelength:g} A ({EV_ANGSTROM / wavelength:g} eV) along {along}; "
         + ("no polarization" if s.nopolar else f"Kahn factor {s.polarization:g}")
     )
     if s.sources is None:

@@ -85,14 +85,8 @@ def _lines(t: Translated, trace: trace_report.Trace, slow: int, fast: int) -> st
     # nanoBragg.c's second figure supposes a beam along x
     other = math.sin(math.atan2(math.hypot(y, z), x) / 2) / (t.settings.wavelength * 1e10)
     h, k, l = domain.hkl
-    polar, omega, capture = (
-        given if given is not None else last
-        for given, last in (
-            (sums.polar, ray.polar),
-            (sums.omega_pixel_sr, sample.omega_pixel_sr),
-            (sums.capture_fraction, sample.capture_fraction),
-        )
-    )
+    factors = trace_report.applied(sums, sample, ray)
+    polar = factors["polar"]
     rows = zip("XYZ", domain.a_ang, domain.b_ang, domain.c_ang)
     return "\n".join(
         [
@@ -102,8 +96,8 @@ def _lines(t: Translated, trace: trace_report.Trace, slow: int, fast: int) -> st
             f" F_cell={domain.F_cell:g}  F_latt={domain.F_latt:g}   I = {sums.I_before_scaling:g}",
             f"I/steps {sums.I_before_scaling / sums.steps:15.10g}",
             *([] if polar is None else [f"polar   {polar:15.10g}"]),
-            f"omega   {omega:15.10g}",
-            f"capfrac {capture:15.10g}",
+            f"omega   {factors['omega_pixel']:15.10g}",
+            f"capfrac {factors['capture_fraction']:15.10g}",
             f"pixel   {sums.photons:15.10g}",
             "real-space cell vectors (Angstrom):",
             f"     {'a':10s}  {'b':10s}  {'c':10s}",

@@ -13,7 +13,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 from nanobragg_plugin.trace import check_pixel, trace_pixel
-from nanobragg_plugin.traced import Sample, Source, Trace, Vector
+from nanobragg_plugin.traced import Ray, Sample, Source, Sums, Trace, Vector
 
 #: The unit that the end of a name says, the longest ends first.
 UNITS = {
@@ -99,14 +99,6 @@ def nanobragg_c(trace: Trace) -> dict[str, Any]:
 
     gratings = of_domain("F_latt_abc") or (None,) * 3
     r_e = math.sqrt(inputs.r_e_sqr_m2)
-    last = {
-        name: own if once is None else once
-        for name, own, once in (
-            ("capture_fraction", sample.capture_fraction, sums.capture_fraction),
-            ("polar", ray.polar, sums.polar),
-            ("omega_pixel", sample.omega_pixel_sr, sums.omega_pixel_sr),
-        )
-    }
     return {
         "pix0_vector_meters": _metres(inputs.origin_mm),
         "fdet_vec": inputs.fast_axis,
@@ -142,10 +134,22 @@ def nanobragg_c(trace: Trace) -> dict[str, Any]:
         "oversample_thick": int(inputs.oversample_thick),
         "oversample_polar": int(inputs.oversample_polar),
         "oversample_omega": int(inputs.oversample_omega),
-        **last,
+        **applied(sums, sample, ray),
         "cos_2theta": ray.cos_2theta,
         "I_pixel_final": sums.photons,
         "floatimage_accumulated": sums.photons_float32,
+    }
+
+
+def applied(sums: Sums, sample: Sample, ray: Ray) -> dict[str, float | None]:
+    """The factors of a pixel where it has one, else those of a sample of it."""
+    return {
+        name: own if once is None else once
+        for name, own, once in (
+            ("capture_fraction", sample.capture_fraction, sums.capture_fraction),
+            ("polar", ray.polar, sums.polar),
+            ("omega_pixel", sample.omega_pixel_sr, sums.omega_pixel_sr),
+        )
     }
 
 

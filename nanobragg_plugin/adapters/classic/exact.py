@@ -106,12 +106,12 @@ def plan_of(t: Translated) -> adapt.Plan:
     params = scope.fetch(parse_phil("\n".join(phil.phil_of(t)))).extract()
     experiment = experiment_of(t)
     plan = adapt.plan(params, experiment, None if t.mask is None else [t.mask])
-    return dataclasses.replace(plan, experiment=_exact(t, plan.experiment, params))
+    return dataclasses.replace(plan, experiment=_exact(t, plan, params))
 
 
-def _exact(t: Translated, experiment: core.Experiment, params: Any) -> core.Experiment:
+def _exact(t: Translated, plan: adapt.Plan, params: Any) -> core.Experiment:
     """The experiment with what dxtbx's models do not hold."""
-    g = t.geometry
+    g, experiment = t.geometry, plan.experiment
     (panel,) = experiment.panels
 
     def vector(values: np.ndarray) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _exact(t: Translated, experiment: core.Experiment, params: Any) -> core.Expe
         panel = dataclasses.replace(panel, curved=vector(g.beam * g.distance * 1e3))
     beam = experiment.beam
     if abs(g.beam @ g.e_vector) > 1e-12:
-        beam = adapt.beam_of(params, experiment_of(t).beam, panel.origin.device)
+        beam = adapt.beam_of(params, plan.dxtbx_experiment.beam, panel.origin.device)
         beam = dataclasses.replace(beam, polarization_axis=vector(g.e_vector))
         beam = beam_sources.with_sources(beam, params.beam)
     return dataclasses.replace(experiment, panels=(panel,), beam=beam)

@@ -14,7 +14,7 @@ from typing import Any
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.classic.flags import Given
-from nanobragg_plugin.constants import CLASSIC_FLUENCE, RTD
+from nanobragg_plugin.constants import CLASSIC_FLUENCE, EV_ANGSTROM, RTD
 
 Vector = tuple[float, float, float]
 
@@ -144,18 +144,6 @@ class Settings:
     given: set[str] = field(default_factory=set)
 
 
-#: Flag -> variable and the factor to its unit.
-SCALED = {
-    "-fudge": ("fudge", 1.0),
-    "-mosaic": ("mosaic_spread", 1 / RTD),
-    "-default_F": ("default_F", 1.0),
-    "-exposure": ("exposure", 1.0),
-    "-flux": ("flux", 1.0),
-    "-fluence": ("fluence", 1.0),
-    "-scale": ("scale", 1.0),
-    "-pgmscale": ("pgmscale", 1.0),
-    "-adc": ("adc", 1.0),
-}
 #: Flag -> variable that takes its value as it is.
 PLAIN = {
     "-mat": "matrix",
@@ -174,13 +162,16 @@ PLAIN = {
         f"-{name}": name
         for name in (
             "misset_seed mosaic_seed dispsteps hdivsteps vdivsteps phisteps oversample seed device "
-            "phi_carryover_mode precision kernel trace_pixel show_expt"
+            "phi_carryover_mode precision kernel trace_pixel show_expt fudge default_F exposure "
+            "flux fluence scale pgmscale adc"
         ).split()
     },
     "-mosaic_dom": "mosaic_domains",
     "-detector_thicksteps": "thicksteps",
     "-polar": "polarization",
     "-pivot": "pivot",
+    "-ORGX": "orgx",
+    "-ORGY": "orgy",
 }
 #: Flag -> variable and divisor: nanoBragg.c divides, which rounds otherwise than a product.
 DIVIDED = {
@@ -191,8 +182,6 @@ DIVIDED = {
     "-Ybeam": ("ybeam", 1000.0),
     "-Xclose": ("xclose", 1000.0),
     "-Yclose": ("yclose", 1000.0),
-    "-ORGX": ("orgx", 1.0),
-    "-ORGY": ("orgy", 1.0),
     "-twotheta": ("twotheta", RTD),
     "-lambda": ("wavelength", 1e10),
     "-beamsize": ("beamsize", 1000.0),
@@ -201,6 +190,7 @@ DIVIDED = {
     "-vdivrange": ("vdivrange", 1000.0),
     "-hdivstep": ("hdivstep", 1000.0),
     "-vdivstep": ("vdivstep", 1000.0),
+    "-mosaic": ("mosaic_spread", RTD),
     "-phi": ("phi", RTD),
     "-osc": ("osc", RTD),
     "-phistep": ("phistep", RTD),
@@ -261,10 +251,7 @@ def settings_of(given: Iterable[Given], header: dict[str, Any]) -> Settings:
 
 def _apply(s: Settings, name: str, values: tuple) -> None:
     value = values[0] if len(values) == 1 else values
-    if name in SCALED:
-        variable, factor = SCALED[name]
-        setattr(s, variable, value * factor)
-    elif name in DIVIDED:
+    if name in DIVIDED:
         variable, divisor = DIVIDED[name]
         setattr(s, variable, value / divisor)
     elif name in SWITCHES:
@@ -323,7 +310,7 @@ def _special(s: Settings, name: str, value: Any) -> None:
     elif name in ("-pix0_vector", "-pix0_vector_mm"):
         s.pix0 = tuple(x * (1e-3 if name.endswith("mm") else 1.0) for x in value)
     elif name == "-energy":
-        s.wavelength = 12398.42 / value / 1e10
+        s.wavelength = EV_ANGSTROM / value / 1e10
     elif name == "-divergence":
         s.hdivrange = s.vdivrange = value / 1000
     elif name == "-divsteps":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.beam_sources import MAX_SOURCES
 from nanobragg_plugin.adapters.classic import steps
 from nanobragg_plugin.adapters.classic.cell import Cell, cell_of, lengths_of
 from nanobragg_plugin.adapters.classic.differs import differs
@@ -36,8 +37,6 @@ MOST_STEPS = {
     "-detector_thicksteps": 10_000,
     "-mosaic_dom": 1_000_000,
 }
-#: Most sources, of all directions and wavelengths.
-MOST_SOURCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,9 @@ def _check_steps(t: Translated) -> None:
         if count > most:
             raise Sorry(f"{flag}: {count} steps are asked for, {most} are possible")
     sources = counts[2] * counts[3] * counts[4]
-    if sources > MOST_SOURCES:
+    if sources > MAX_SOURCES:
         raise Sorry(
-            f"divergence and dispersion make {sources} sources, {MOST_SOURCES} are possible: "
+            f"divergence and dispersion make {sources} sources, {MAX_SOURCES} are possible: "
             "lower -hdivsteps, -vdivsteps or -dispsteps"
         )
 
