@@ -38,7 +38,9 @@ def curve(panel: Panel, flat: Tensor) -> Tensor:
     distance = torch.linalg.vector_norm(middle)
     first = about_axis(panel.slow, flat[..., 1] / distance)
     second = about_axis(panel.fast, flat[..., 2] / distance)
-    return (second @ (first @ middle)[..., None])[..., 0]
+    # sums, not products of matrices, whose rounding depends on how many there are
+    turned = (first * middle).sum(-1)
+    return (second * turned[..., None, :]).sum(-1)
 
 
 def unit(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,8 +152,10 @@ class SimulationOptions:
     layers: one entry a panel, None where a panel has no sensor to model. oversample_omega, _polar
     and _thick: the factor is taken at every sample, else once (DESIGN section 4). precision:
     `mixed` (hkl in float64, the rest float32), `double`, `single`. batch_steps: samples in
-    flight, which bounds the memory; the batches are a function of the image and this figure.
-    tolerance: photons; pixels that are known to have less may be left 0 (0: none is).
+    flight where nothing is compiled, which bounds the memory.
+    kernel: `dense` evaluates every step, `sparse` those that are not known to matter less than
+    tolerance, the largest error of a pixel in photons; `auto` what is estimated to be faster.
+    compile: whether kernels are compiled: `always`, `never`, or where the job is large (`auto`).
     d_min: Angstrom; a sample (layer, sub-pixel, source, and step where the beam changes during
     the exposure) of a smaller lambda/(2 sin theta) is left out, 0: none is. interpolate: F_cell
     between the indices, by cubic polynomials, where the table has neighbours enough
@@ -171,6 +173,8 @@ class SimulationOptions:
     precision: str = "mixed"
     batch_steps: int = 1 << 15
     tolerance: float = 0.0
+    kernel: str = "auto"
+    compile: str = "auto"
     d_min: float = 0.0
     interpolate: bool = False
     water_c_um: float = 0.0
@@ -180,6 +184,10 @@ class SimulationOptions:
             raise ValueError(f"phi_carryover_mode {self.phi_carryover_mode!r} is unknown")
         if self.precision not in ("mixed", "double", "single"):
             raise ValueError(f"precision {self.precision!r} is none of mixed, double, single")
+        if self.kernel not in ("auto", "dense", "sparse"):
+            raise ValueError(f"kernel {self.kernel!r} is none of auto, dense, sparse")
+        if self.compile not in ("auto", "always", "never"):
+            raise ValueError(f"compile {self.compile!r} is none of auto, always, never")
         if self.oversample < 1 or self.batch_steps < 1:
             raise ValueError("oversample and batch_steps must be at least 1")
         if not (self.d_min >= 0 and self.water_c_um >= 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -35,13 +36,13 @@ class Recorder:
         # the vectors alone are the same for all pixels
         ours = {name: v if name == "vectors" else self._ours(v) for name, v in values.items()}
         if step == "sample":
-            self.seen.append({**ours, "sources": []})
+            self.seen.append({**ours, "rays": []})
         elif step == "ray":
-            self.seen[-1]["sources"].append(ours)
+            self.seen[-1]["rays"].append(ours)
         elif step == "sum":
             self.end = ours
         else:
-            self.seen[-1]["sources"][-1].update(ours)
+            self.seen[-1]["rays"][-1].update(ours)
 
     def _ours(self, value: Any) -> Any:
         """Our row of tensors [n, ...]; anything else as it is."""
@@ -65,44 +66,48 @@ class Recorder:
                 s1_unit=floats(seen["s1_unit"]),
                 omega_pixel_sr=float(seen["omega"]),
                 capture_fraction=float(seen["capture"]),
-                sources=tuple(self._source(seen["s1_unit"], source) for source in seen["sources"]),
+                sources=tuple(
+                    self._source(seen["s1_unit"], list(group))
+                    for _, group in groupby(seen["rays"], _sources_of)
+                ),
             )
             for seen in self.seen
         )
 
-    def _source(self, s1_unit: Tensor, seen: dict[str, Any]) -> Source:
-        rays = tuple(self._rays(s1_unit, seen))
-        weight = float(self.kernel.weight[seen["source"]])
+    def _source(self, s1_unit: Tensor, seen: list[dict[str, Any]]) -> Source:
+        """Of what was seen of a source: once, or once for each step if the beam moves."""
+        weight = float(seen[0]["incidence"].weight)
+        rays = tuple(self._ray(s1_unit, one) for one in seen)
         return Source(weight, rays, tuple(self._steps(rays, seen)))
 
-    def _rays(self, s1_unit: Tensor, seen: dict[str, Any]) -> Iterator[Ray]:
-        """One, or one for each step if the beam moves."""
-        s0, wavelength = (
-            of_all[:, seen["source"]] for of_all in (self.kernel.incident, self.kernel.wavelengths)
+    def _ray(self, s1_unit: Tensor, seen: dict[str, Any]) -> Ray:
+        incidence, q = seen["incidence"], seen["q"]
+        kept = seen["kept"] is None or bool(seen["kept"])
+        # of a ray that is left out, it is evaluated only for other pixels' sake; without
+        # polarization there is nothing to evaluate
+        polar = float(seen["polar"]) if "polar" in seen else None
+        if self.kernel.experiment.beam.kahn_factor is None:
+            polar = 1.0
+        return Ray(
+            s0_unit=floats(incidence.s0_unit),
+            wavelength_ang=float(incidence.wavelength),
+            q_inv_ang=floats(q),
+            stol_inv_ang=float(torch.linalg.vector_norm(q)) / 2,
+            cos_2theta=float(s1_unit @ incidence.s0_unit),
+            polar=polar if kept else None,
+            within_d_min=kept,
         )
-        for k, q in enumerate(seen["q"].reshape(-1, 3)):
-            direction = _of_step(s0, k)
-            kept = seen["kept"] is None or bool(_of_step(seen["kept"], k))
-            # of a ray that is left out, it is evaluated only for other pixels' sake
-            polar = _of_step(seen["polar"], k) if kept and "polar" in seen else None
-            yield Ray(
-                s0_unit=floats(direction),
-                wavelength_ang=float(_of_step(wavelength, k)),
-                q_inv_ang=floats(q),
-                stol_inv_ang=float(torch.linalg.vector_norm(q)) / 2,
-                cos_2theta=float(s1_unit @ direction),
-                polar=None if polar is None else float(polar),
-                within_d_min=kept,
-            )
 
-    def _steps(self, rays: tuple[Ray, ...], seen: dict[str, Any]) -> Iterator[Step]:
+    def _steps(self, rays: tuple[Ray, ...], seen: list[dict[str, Any]]) -> Iterator[Step]:
+        moving = len(rays) > 1
         for k, phi in enumerate(self.exposure.phi):
-            if not rays[k if len(rays) > 1 else 0].within_d_min:
+            one, place = (seen[k], 0) if moving else (seen[0], k)
+            if not rays[k if moving else 0].within_d_min:
                 yield Step(phi * RTD, False, ())
                 continue
-            vectors = seen["vectors"][k]
+            vectors = one["vectors"][place]
             stale = not torch.equal(vectors, self.kernel.abc[k])
-            domains = tuple(self._domain(seen, k, number) for number in range(len(vectors)))
+            domains = tuple(self._domain(one, place, number) for number in range(len(vectors)))
             yield Step(phi * RTD, stale, domains)
 
     def _domain(self, seen: dict[str, Any], step: int, domain: int) -> Domain:
@@ -124,10 +129,10 @@ class Recorder:
             F_latt_abc=parts,
             F_latt=f_latt,
             F_cell=float(seen["F_cell"][m]),
-            intensity=float(seen["intensity"][step, domain]),
+            intensity=float(seen["intensity"][m]),
         )
 
-    def sums(self, samples: tuple[Sample, ...], photons: Tensor, left_out: bool) -> Sums:
+    def sums(self, samples: tuple[Sample, ...], photons: Tensor, left_out: float) -> Sums:
         """From the samples to photons [1]."""
         options, end = self.kernel.options, self.end
         captures = {sample.capture_fraction for sample in samples}
@@ -155,9 +160,8 @@ class Recorder:
         )
 
 
-def _of_step(values: Tensor, step: int) -> Tensor:
-    """Of values [steps or 1, ...]."""
-    return values[step if len(values) > 1 else 0]
+def _sources_of(seen: dict[str, Any]) -> tuple[int, ...]:
+    return seen["incidence"].sources
 
 
 def floats(values: Tensor) -> Vector:

@@ -10,7 +10,7 @@ from torch import Tensor
 from nanobragg_plugin.cell import edges
 from nanobragg_plugin.constants import GAUSS_WIDTH_SQR
 from nanobragg_plugin.geometry import lab_position, unit
-from nanobragg_plugin.models import Beam, Crystal, Experiment, Layers, Panel
+from nanobragg_plugin.models import Beam, Crystal, Experiment, Layers, Panel, SimulationOptions
 
 #: sigma of a gauss domain's spot in units of 1/(N a): F_latt^2 is exp(-2 (N dh)^2/0.63).
 SPOT_SIGMA = math.sqrt(GAUSS_WIDTH_SQR) / 2
@@ -89,3 +89,20 @@ def sensor_layers(
     counts = torch.arange(thicksteps + 1, dtype=panel.thickness.dtype, device=panel.mu.device)
     step = panel.thickness / thicksteps if thickstep is None else thickstep
     return Layers(counts * step, sampling, capture)
+
+
+def why_not_sparse(experiment: Experiment, options: SimulationOptions) -> str | None:
+    """Why the sparse kernel cannot leave anything out; None: it can. Cubic polynomials overshoot
+    the amplitudes that bound them, and water lights every pixel."""
+    crystal = experiment.crystal
+    if options.tolerance <= 0:
+        return "the tolerance is 0"
+    if options.interpolate:
+        return "the structure factors are interpolated, and nothing bounds them"
+    if options.water_c_um > 0:
+        return "the background of water lights every pixel"
+    if options.phi_carryover_mode == "c-parity" and options.d_min > 0:
+        return "c-parity must know which sample is the first within d_min"
+    if crystal.xtal_shape != "square" and not float(crystal.fudge) > 0:
+        return "spots without a fudge factor above 0 have no end"
+    return None

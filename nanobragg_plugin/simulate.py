@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -12,9 +13,84 @@ from torch.utils.checkpoint import checkpoint
 
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.kernels import dense, sparse
+from nanobragg_plugin.kernels import compiled, dense, sparse
+from nanobragg_plugin.kernels.prepared import Prepared
+from nanobragg_plugin.kernels.samples import layer_count
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
+from nanobragg_plugin.sampling import why_not_sparse
 from nanobragg_plugin.structure_factors import StructureFactors
+
+#: Pixels [n, 2] (slow, fast), or a run of all pixels of a panel whose rays are kept.
+Batch = Union[Tensor, slice]
+#: Steps (of a pixel, a sample and a term) that a job must have to be compiled for: they take some
+#: ten seconds otherwise, and compiling takes twenty, once on a machine.
+COMPILE_STEPS = 100_000_000
+#: Pixels in a batch of compiled code and of the sparse kernel, which need little memory.
+BATCH_PIXELS, SPARSE_PIXELS = 1 << 14, 1 << 18
+#: Steps that the sparse kernel could do while it tests and fetches one that it keeps (measured).
+SPARSE_COST = 2.5
+
+
+class Simulator:
+    """Images of one experiment: what they share is made once.
+
+    images: how many there will be, which decides whether it pays to compile.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        structure_factors: StructureFactors,
+        options: SimulationOptions | None = None,
+        images: int = 1,
+    ) -> None:
+        self.experiment, self.structure_factors = experiment, structure_factors
+        self.options = SimulationOptions() if options is None else options
+        self.images = images
+        self.prepared = Prepared(experiment, structure_factors, self.options)
+        self.choice: Choice | None = None
+
+    def choose(self, exposure: Exposure, fluence: float | Tensor | None = None) -> Choice:
+        """The kernel, chosen by the first exposure that it is asked for, or that is simulated."""
+        if self.choice is None:
+            gradients = torch.is_grad_enabled()
+            self.choice = choose(self._kernel(exposure, fluence), self.images, gradients)
+        return self.choice
+
+    def image(
+        self,
+        exposure: Exposure,
+        fluence: float | Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Tensor]:
+        """Expected photons of one image, as `simulate`; fluence: photons/m^2 in place of the
+        experiment's."""
+        panels = range(len(self.experiment.panels))
+        kernel = self.ready(exposure, fluence)
+        return [_panel_image(kernel, panel, progress) for panel in panels]
+
+    def ready(self, exposure: Exposure, fluence: float | Tensor | None = None) -> dense.Kernel:
+        """The kernel of an image."""
+        choice = self.choose(exposure, fluence)
+        kernel = self._kernel(exposure, fluence)
+        kernel.compiled = choice.compiled
+        if choice.kernel == "sparse":
+            kernel.bound = sparse.Bound(
+                self.prepared, kernel.scatterer, kernel.photons, choice.compiled
+            )
+        if self.images > 1 and not torch.is_grad_enabled():
+            kernel.keep_rays()
+        return kernel
+
+    def _kernel(self, exposure: Exposure, fluence: float | Tensor | None) -> dense.Kernel:
+        experiment = self.experiment
+        if fluence is not None:
+            like = experiment.beam.fluence
+            fluence = torch.as_tensor(fluence, dtype=like.dtype, device=like.device)
+            experiment = replace(experiment, beam=replace(experiment.beam, fluence=fluence))
+        return dense.Kernel(
+            experiment, exposure, self.structure_factors, self.options, self.prepared
+        )
 
 
 def simulate(
@@ -30,9 +106,7 @@ def simulate(
     is bounded by `options.batch_steps`, in the backward pass too, which evaluates each batch
     again. progress is called with the number of pixels of each batch that is done, from any thread.
     """
-    options = SimulationOptions() if options is None else options
-    kernel = dense.Kernel(experiment, exposure, structure_factors, options)
-    return [_panel_image(kernel, panel, progress) for panel in range(len(experiment.panels))]
+    return Simulator(experiment, structure_factors, options).image(exposure, progress=progress)
 
 
 def simulate_panel(
@@ -43,7 +117,53 @@ def simulate_panel(
     options: SimulationOptions,
 ) -> Tensor:
     """Expected Bragg photons [slow, fast] of one panel of one image."""
-    return _panel_image(dense.Kernel(experiment, exposure, structure_factors, options), panel)
+    return _panel_image(Simulator(experiment, structure_factors, options).ready(exposure), panel)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """kernel: `dense` or `sparse`; compiled; steps: of all pixels, samples, terms and images; kept:
+    the share of them that the sparse kernel would evaluate, by a sample of pixels; None: it cannot
+    be used."""
+
+    kernel: str
+    compiled: bool
+    steps: int
+    kept: float | None
+
+    def __str__(self) -> str:
+        words = f"{self.kernel}{', compiled' if self.compiled else ''}; {self.steps:.3g} steps"
+        if self.kept is None:
+            return words
+        evaluates = "evaluates" if self.kernel == "sparse" else "would evaluate"
+        return f"{words}, of which sparse {evaluates} about {100 * self.kept:.2g} %"
+
+
+@torch.no_grad()
+def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
+    """What an image like this one is simulated with; compiles it if that pays."""
+    options = kernel.options
+    pixels = sum(len(simulated_pixels(panel)) for panel in kernel.experiment.panels)
+    terms = len(kernel.weight) * kernel.abc.shape[0] * kernel.abc.shape[1]
+    layers = [layer_count(options.layers_of(i)) for i in range(len(kernel.experiment.panels))]
+    steps = images * pixels * terms * options.oversample**2 * max(layers)
+    kept = None
+    refusal = why_not_sparse(kernel.experiment, options)
+    if options.kernel == "sparse" and refusal is not None:
+        raise ValueError(f"kernel sparse can leave nothing out: {refusal}")
+    if options.kernel != "dense" and refusal is None:
+        bound = sparse.Bound(kernel.prepared, kernel.scatterer, kernel.photons)
+        with compiled.one_thread():
+            kept = sparse.kept_share(bound, kernel.trees(), kernel.experiment.panels)
+    name = "dense"
+    if kept is not None and (options.kernel == "sparse" or SPARSE_COST * kept < 1):
+        name = "sparse"
+    wanted = options.compile == "always" or (
+        options.compile == "auto"
+        and not gradients
+        and steps * (kept + 0.02 if name == "sparse" else 1) >= COMPILE_STEPS
+    )
+    return Choice(name, wanted and kernel.compile(name == "sparse"), steps, kept)
 
 
 def _panel_image(
@@ -54,30 +174,46 @@ def _panel_image(
     batches, cache, dropped = evaluated_batches(kernel, panel)
     if progress is not None and dropped:
         progress(dropped)
-    pixels = torch.cat(batches)
-    if len(pixels) == 0:
+    if not any(map(_length, batches)):
         dtype = kernel.options.index_dtype
         return scale * torch.zeros(model.shape, dtype=dtype, device=scale.device)
-    return place(model, pixels, scale * sum_batches(kernel, panel, batches, cache, progress))
+    photons = scale * sum_batches(kernel, panel, batches, cache, progress)
+    if isinstance(batches[0], slice):
+        return photons.reshape(model.shape)
+    return place(model, torch.cat(batches), photons)
+
+
+def _length(batch: Batch) -> int:
+    return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
 
 
 def evaluated_batches(
     kernel: dense.Kernel, panel: int
-) -> tuple[tuple[Tensor, ...], carryover.PhiCache | None, int]:
+) -> tuple[tuple[Batch, ...], carryover.PhiCache | None, int]:
     """The pixels that are evaluated, in the batches in which they are; the phi cache that the
     first finds, None in `spec`; and how many pixels are left out because of the tolerance."""
     model, options = kernel.experiment.panels[panel], kernel.options
     steps, domains = kernel.abc.shape[:2]
-    pixels, cache = simulated_pixels(model), None
-    everything = len(pixels)
-    # the carryover depends on which pixel comes first: there all are needed
+    cache, pixels, at_once = None, None, max(1, options.batch_steps // (steps * domains))
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
-    elif sparse.has_bound(kernel, options.tolerance):
-        scale = R_E_SQR * kernel.experiment.beam.fluence * kernel.spot_scale
-        pixels = active_pixels(kernel, panel, pixels, float(scale))
-    batches = pixel_batches(pixels, steps * domains, options.batch_steps)
-    return batches, cache, everything - len(pixels)
+    if kernel.bound is not None:
+        at_once = SPARSE_PIXELS
+        with compiled.one_thread():
+            pixels = kernel.candidates(panel)
+    elif kernel.compiled:
+        at_once = BATCH_PIXELS
+    everything = model.shape[0] * model.shape[1] if model.mask is None else int(model.mask.sum())
+    if pixels is None:
+        if cache is None and model.mask is None and panel in kernel.prepared.rays:
+            starts = range(0, everything, at_once)
+            return tuple(slice(i, min(i + at_once, everything)) for i in starts), None, 0
+        return simulated_pixels(model).split(at_once), cache, 0
+    if cache is not None:  # which pixel comes first matters
+        flat = torch.cat([simulated_pixels(model)[:1], pixels])
+        flat = (flat[:, 0] * model.shape[1] + flat[:, 1]).unique()
+        pixels = torch.stack([flat // model.shape[1], flat % model.shape[1]], 1)
+    return pixels.split(at_once), cache, everything - len(pixels)
 
 
 def simulated_pixels(panel: Panel) -> Tensor:
@@ -89,16 +225,10 @@ def simulated_pixels(panel: Panel) -> Tensor:
     return torch.cartesian_prod(slow, fast)
 
 
-def pixel_batches(pixels: Tensor, steps: int, batch_steps: int) -> tuple[Tensor, ...]:
-    """Runs of pixels whose samples are at most `batch_steps` at a time: a function of the
-    image and the options alone, so that results do not depend on the machine's load."""
-    return pixels.split(max(1, batch_steps // steps))
-
-
 def sum_batches(
     kernel: dense.Kernel,
     panel: int,
-    batches: tuple[Tensor, ...],
+    batches: tuple[Batch, ...],
     cache: carryover.PhiCache | None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -107,12 +237,12 @@ def sum_batches(
     Those that fill the phi cache come first, one by one: after them it is the same for all others.
     """
 
-    def run(some: tuple[Tensor, ...], cache: carryover.PhiCache | None) -> list[Any]:
+    def run(some: tuple[Batch, ...], cache: carryover.PhiCache | None) -> list[Any]:
         if torch.is_grad_enabled():  # evaluated again in the backward pass, not remembered
             return [
                 done(checkpoint(kernel, panel, one, cache, use_reentrant=False)) for one in some
             ]
-        return in_threads(lambda one: done(kernel(panel, one, cache)), some)
+        return in_threads(lambda one: done(kernel(panel, one, cache)), some, kernel.abc.is_cpu)
 
     def done(answer: Any) -> Any:
         if progress is not None:
@@ -127,18 +257,9 @@ def sum_batches(
     return torch.cat([*sums, *(rest for rest, _ in run(batches[len(sums) :], cache))])
 
 
-def active_pixels(kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float) -> Tensor:
-    """The pixels [m, 2] among [n, 2] that are not known to have less than the tolerance."""
-    tolerance = kernel.options.tolerance
-
-    def active(chunk: Tensor) -> Tensor:
-        return sparse.active_pixels(kernel, panel, chunk, scale, tolerance)
-
-    chunks = pixels.split(kernel.options.batch_steps)
-    return torch.cat(in_threads(active, chunks)) if chunks else pixels
-
-
-def in_threads(work: Callable[[Tensor], Any], items: Sequence[Tensor]) -> list[Any]:
+def in_threads(
+    work: Callable[[Batch], Any], items: Sequence[Batch], on_cpu: bool = True
+) -> list[Any]:
     """`work` of every item, in their order, without gradients.
 
     On a CPU each thread takes an item of its own, with one thread within torch: operations that
@@ -147,11 +268,11 @@ def in_threads(work: Callable[[Tensor], Any], items: Sequence[Tensor]) -> list[A
     """
     threads = torch.get_num_threads()
 
-    def alone(item: Tensor) -> Any:
+    def alone(item: Batch) -> Any:
         with torch.no_grad():
             return work(item)
 
-    if threads == 1 or not items or not items[0].is_cpu:
+    if threads == 1 or not items or not on_cpu:
         return [alone(item) for item in items]
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -1,11 +1,14 @@
 """Every intermediate of a pixel, from its position to its photons, as the simulator computed it.
 
-The dense kernel runs the very batch of pixels in which `simulate` runs the pixel, with someone
-watching: what is recorded are the tensors that go into the image. In phi_carryover_mode c-parity
-the pixels before it are simulated as far as they leave vectors behind.
+The dense kernel runs the pixel with someone watching: what is recorded are the tensors that go
+into the image, where that is not compiled, to the bit. Terms that the sparse kernel leaves out of
+it are recorded too. In phi_carryover_mode c-parity the pixels before it are simulated as far as
+they leave vectors behind.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from nanobragg_plugin.kernels.samples import layer_count
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.orientation import at_positions
 from nanobragg_plugin.recorder import Recorder, floats
-from nanobragg_plugin.simulate import evaluated_batches, in_threads
+from nanobragg_plugin.simulate import Simulator, evaluated_batches, in_threads
 from nanobragg_plugin.structure_factors import StructureFactors
 from nanobragg_plugin.traced import Inputs, Trace
 
@@ -59,30 +62,34 @@ def trace_pixel(
 ) -> Trace:
     """Trace a pixel; ValueError for one that is not simulated."""
     check_pixel(experiment, panel, slow, fast)
-    kernel = dense.Kernel(experiment, exposure, structure_factors, options)
+    options = replace(options, compile="never")
+    kernel = Simulator(experiment, structure_factors, options).ready(exposure)
     pixel = torch.tensor([slow, fast], device=experiment.panels[panel].origin.device)
-    batch, cache, left_out = _batch(kernel, panel, pixel)
+    cache = _cache(kernel, panel, pixel)
+    in_image, _ = _run(kernel, panel, pixel[None], cache)
     recorder = Recorder(kernel, exposure, pixel)
     kernel.watch = recorder
-    answer, _ = _run(kernel, panel, batch, cache)
-    photons = (R_E_SQR * experiment.beam.fluence * answer)[(batch == pixel).all(1)]
+    answer, _ = _run(kernel, panel, pixel[None], cache)
+    scale = R_E_SQR * experiment.beam.fluence
+    left_out = 0.0 if kernel.bound is None else max(0.0, float(scale * (answer - in_image)))
     samples = recorder.samples()
-    sums = recorder.sums(samples, photons, left_out)
+    sums = recorder.sums(samples, scale * answer, left_out)
     return Trace(_inputs(kernel, exposure, (panel, slow, fast)), samples, sums)
 
 
-def _batch(
-    kernel: dense.Kernel, panel: int, pixel: Tensor
-) -> tuple[Tensor, carryover.PhiCache | None, bool]:
-    """The pixels that `simulate` evaluates together with this one, the phi cache that they find,
-    and whether `simulate` leaves the pixel out (it is then alone)."""
+def _cache(kernel: dense.Kernel, panel: int, pixel: Tensor) -> carryover.PhiCache | None:
+    """The phi cache that the pixel [2] finds; None in `spec`."""
     batches, cache, _ = evaluated_batches(kernel, panel)
     for batch in batches:
-        if (batch == pixel).all(1).any():
-            return batch, cache, False
-        if cache is not None and not cache.valid:
-            _, cache = _run(kernel, panel, batch, cache)
-    return pixel[None], cache, True
+        if cache is None or cache.valid:
+            break
+        slow, fast = batch.unbind(1)
+        before = (slow < pixel[0]) | ((slow == pixel[0]) & (fast < pixel[1]))
+        if before.any():
+            _, cache = _run(kernel, panel, batch[before], cache)
+        if not before.all():
+            break
+    return cache
 
 
 def _run(
@@ -90,14 +97,14 @@ def _run(
 ) -> tuple[Tensor, carryover.PhiCache | None]:
     """The kernel's answer, with as many threads within torch as in `simulate`, so that it is the
     same to the bit."""
-    (answer,) = in_threads(lambda pixels: kernel(panel, pixels, cache), [batch])
+    (answer,) = in_threads(lambda pixels: kernel(panel, pixels, cache), [batch], kernel.abc.is_cpu)
     return answer
 
 
 def _inputs(kernel: dense.Kernel, exposure: Exposure, at: tuple[int, int, int]) -> Inputs:
     experiment, options = kernel.experiment, kernel.options
     crystal, beam = experiment.crystal, experiment.beam
-    panel = dense.in_dtype(experiment.panels[at[0]], options)
+    panel = kernel.prepared.panels[at[0]]
     first = torch.tensor(exposure.position[:1], dtype=torch.float64, device=crystal.A.device)
     a_star, b_star, c_star = (floats(axis) for axis in at_positions(crystal.A, first)[0].T)
     return Inputs(

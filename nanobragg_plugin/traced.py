@@ -125,8 +125,7 @@ class Sums:
     I_before_scaling: the sum of F_cell^2 F_latt^2; I_weighted: the same with the weights of the
     sources, the capture fractions, and what is taken at every sample. omega_pixel_sr, polar: as
     applied at the end, None if they are taken at every sample; capture_fraction: of all samples,
-    None if they differ. left_out: images leave the pixel 0, as it is known to have less than the
-    tolerance.
+    None if they differ. left_out: photons that images lack of these, because of the tolerance.
     """
 
     I_before_scaling: float
@@ -138,7 +137,7 @@ class Sums:
     steps: int
     photons: float
     photons_float32: float
-    left_out: bool
+    left_out: float
 
 
 @dataclass(frozen=True)

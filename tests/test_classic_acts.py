@@ -156,7 +156,7 @@ ACTS = {
     "-phi_carryover_mode": Act("-phi_carryover_mode c-parity", "-phi -1 -osc 2 -phisteps 2"),
     "-precision": Act("-precision single"),
     "-device": Act("-device nosuch", what="refused"),
-    "-kernel": Act("-kernel sparse", what="refused"),
+    "-kernel": Act("-kernel sparse", "-fluence 1e25"),
     "-show_phil": Act("-show_phil", what="stdout"),
     "-show_expt": Act("-show_expt models.expt", what="files"),
 }

@@ -98,8 +98,14 @@ def folder(tmp_cwd: Path) -> Path:
         ("-detector_thick 300 -detector_abs inf -detector_thick 300", "absorbs nothing"),
         ("-device nosuch", "nosuch cannot be used here"),
         ("-osc 0 -phistep 1", "-osc 0 with -phistep makes no step of phi"),
-        ("-kernel sparse", "-kernel sparse is for spots that end"),
-        ("-kernel sparse -gauss_xtal -interpolate", "-kernel sparse is for spots that end"),
+        ("-kernel sparse -interpolate", "-kernel sparse is for images without interpolation"),
+        ("-kernel sparse -gauss_xtal -interpolate", "-kernel sparse is for images without"),
+        ("-kernel sparse -water 50", "interpolation and -water, and without -dmin"),
+        (
+            "-kernel sparse -dmin 3 -phi_carryover_mode c-parity",
+            "without -dmin in c-parity: leave it out",
+        ),
+        ("-kernel fast", "-kernel fast: choose from auto, dense, sparse"),
     ],
 )
 def test_a_mistake_is_one_sentence(change: str, message: str, folder: Path) -> None:

@@ -140,6 +140,8 @@ def test_a_curved_detector_of_another_convention_is_shown_flat(tmp_cwd, capsys):
         "-precision single",
         "-water 3 -phi 5 -phisteps 4 -osc 0 -fluence 1e24",
         "-tophat_spots -kernel sparse",
+        "-kernel sparse -phi -1 -osc 2 -phisteps 2 -phi_carryover_mode c-parity -fluence 1e27",
+        "-kernel auto -round_xtal -mosaic 0.5 -mosaic_domains 3",
         "-polar_vector 0.1 0 1 -dispersion 2 -hdivrange 60",
     ],
 )

@@ -81,7 +81,8 @@ def test_the_seed_pixel_s_frame_through_the_command(mode, shared, tmp_cwd):
         *"crystal.Ncells_abc=36,47,29 crystal.xtal_shape=square beam.fluence=1e24".split(),
         *"sampling.phisteps=10 sampling.phi_sampling=start sampling.oversample=1".split(),
         *"sampling.oversample_omega=False sampling.oversample_polar=False".split(),
-        *"compute.precision=double noise.poisson=False sampling.roi=0,255,0,0".split(),
+        *"compute.precision=double compute.tolerance=0 noise.poisson=False".split(),
+        "sampling.roi=0,255,0,0",
         *(f"sampling.roi={f},{f + 127},{s},{s + 127}" for s, f in corners),
         f"sampling.phi_carryover_mode={mode}",
     ]

@@ -57,7 +57,7 @@ BAD = {
     ),
     "physics in a command": (
         "command_line.simulate",
-        "from nanobragg_plugin.lattice import lattice_factor",
+        "from nanobragg_plugin.lattice import squared",
     ),
     "a command is imported": ("run.sweep", "from nanobragg_plugin.command_line import simulate"),
     "the reference is used": (
@@ -70,7 +70,7 @@ BAD = {
     ),
     "the reference borrows a helper": (
         "kernels.reference",
-        "from nanobragg_plugin.lattice import lattice_factor",
+        "from nanobragg_plugin.lattice import squared",
     ),
     "the reference borrows a module": (
         "kernels.reference",

@@ -59,8 +59,8 @@ NCELLS, FUDGE = (5.0, 7.0, 9.0), 1.2
 
 def lattice_factors(shape: str, delta: Tensor, fudge: float = FUDGE) -> Tensor:
     B = cell.b_matrix(vector(*TRICLINIC))
-    return lattice.lattice_factor(
-        delta.unbind(-1), vector(*NCELLS), shape, vector(fudge)[0], B.T @ B
+    return math.prod(
+        lattice.factors(delta.unbind(-1), vector(*NCELLS), shape, vector(fudge)[0], B.T @ B)
     )
 
 

@@ -270,13 +270,13 @@ def test_stopped_in_the_second_sweep(stop, tmp_cwd: Path, monkeypatch) -> None:
     before = sim.contents(Path.cwd())
     images = []
 
-    def simulate(*args: object) -> list:
+    def image(*args: object) -> list:
         images.append(1)
         if len(images) == 5:
             raise stop
         return [torch.ones(18, 24)]
 
-    monkeypatch.setattr(run_sweep, "simulate", simulate)
+    monkeypatch.setattr(run_sweep.Simulator, "image", image)
     with pytest.raises(stop):
         sim.simulate(path, *sim.QUICK, "output.overwrite=True")
     after = sim.contents(Path.cwd())

@@ -96,8 +96,8 @@ class Act:
     arguments but those that begin with `without`, and `base`.
 
     what: pixels (values, shape or mask), models (what the .expt has), storage (type and
-    compression), files, threads, batches; refused (the change ends in a Sorry), allowed (without
-    the change it does).
+    compression), files, threads, batches, compiled (whether that is wanted); refused (the change
+    ends in a Sorry), allowed (without the change it does).
     """
 
     change: str
@@ -116,6 +116,7 @@ HORIZONTAL, VERTICAL = ("beam.hdivrange_mrad=12",), ("beam.vdivrange_mrad=8",)
 DISPERSION = ("beam.dispersion_percent=2",)
 FINE = ("sampling.oversample=2", "compute.precision=double")
 MODEL = ("structure_factors.file=model.pdb", "structure_factors.d_min=3")
+SPARSE = ("compute.kernel=sparse", "compute.tolerance=100")
 TWO_AXES = ("geometry.goniometer.axes=0,1,0,1,0,0", "geometry.goniometer.angles=10,20")
 
 ACTS = {
@@ -285,10 +286,14 @@ ACTS = {
     "sampling.roi": Act("sampling.roi=2,9,3,11"),
     "sampling.image_range": Act("sampling.image_range=12,13"),
     "compute.precision": Act("compute.precision=double"),
-    "compute.tolerance": Act("compute.tolerance=100"),
+    "compute.kernel": Act("compute.kernel=dense", base=SPARSE),
+    "compute.tolerance": Act("compute.tolerance=200", base=SPARSE),
+    "compute.compile": Act("compute.compile=always", "compiled"),
     "compute.device": Act("compute.device=nosuch", "refused"),
     "compute.nthreads": Act("compute.nthreads=3", "threads"),
-    "compute.batch_steps": Act("compute.batch_steps=100", "batches"),
+    "compute.batch_steps": Act(
+        "compute.batch_steps=100", "batches", base=("compute.kernel=dense",)
+    ),
     "noise.poisson": Act("noise.poisson=True", "storage"),
     "noise.seed": Act("noise.seed=1", base=("noise.poisson=True",)),
     "background.level": Act("background.level=4"),
@@ -332,6 +337,7 @@ class Outcome:
     files: tuple
     threads: int
     batches: int
+    compiled: bool
 
 
 @cache
@@ -341,10 +347,10 @@ def outcome(folder: Path, arguments: tuple[str, ...]) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(torch, "set_num_threads", counted.append)
-        batches = count_batches(patch)
+        batches, compiled = count_batches(patch), count_compilations(patch)
         with made_here(folder) as made:
             sim.simulate(*arguments)
-            return outcome_of(made(), counted, batches)
+            return outcome_of(made(), counted, batches, compiled)
 
 
 @contextlib.contextmanager
@@ -362,7 +368,9 @@ def made_here(folder: Path) -> Iterator[Callable[[], list[Path]]]:
             path.unlink()
 
 
-def outcome_of(made: list[Path], counted: list[int], batches: list[int]) -> Outcome:
+def outcome_of(
+    made: list[Path], counted: list[int], batches: list[int], compiled: list[int]
+) -> Outcome:
     (images,) = (path for path in made if path.suffix == ".nxs")
     (listed,) = (path for path in made if path.suffix == ".expt")
     with h5py.File(images) as handle:
@@ -378,13 +386,14 @@ def outcome_of(made: list[Path], counted: list[int], batches: list[int]) -> Outc
         tuple(path.name for path in made),
         (counted or [0])[0],
         len(batches),
+        bool(compiled),
     )
 
 
 def count_batches(patch: pytest.MonkeyPatch) -> list:
     """A list that grows with each call of the kernel."""
     calls: list[int] = []
-    module = sim.command.sweep.simulate.__globals__
+    module = sim.command.sweep.Simulator.image.__globals__
     original = module["dense"].Kernel.__call__
 
     def counting(*args: object) -> object:
@@ -393,6 +402,14 @@ def count_batches(patch: pytest.MonkeyPatch) -> list:
 
     patch.setattr(module["dense"].Kernel, "__call__", counting)
     return calls
+
+
+def count_compilations(patch: pytest.MonkeyPatch) -> list:
+    """A list that grows where code is to be compiled; it is not, which takes long."""
+    asked: list[int] = []
+    kernel = sim.command.sweep.Simulator.image.__globals__["dense"].Kernel
+    patch.setattr(kernel, "compile", lambda self, for_sparse: bool(asked.append(1)))
+    return asked
 
 
 def models_of(path: Path) -> str:
@@ -429,7 +446,7 @@ def test_parameter_acts(path: str, material: Path, monkeypatch: pytest.MonkeyPat
     else:
         before, after = outcome(material, base), outcome(material, (*base, change))
         assert getattr(before, act.what) != getattr(after, act.what)
-        if act.what in ("files", "threads", "batches", "storage"):
+        if act.what in ("files", "threads", "batches", "storage", "compiled"):
             assert before.models == after.models
         if act.what == "models":
             assert before.pixels == after.pixels
@@ -442,6 +459,13 @@ def test_a_change_of_nothing_changes_nothing(material: Path) -> None:
     after = outcome(material, (*base, "crystal.fudge=1"))
     assert before.pixels == after.pixels and before.models == after.models
     assert before.files == after.files and before.storage == after.storage
+
+
+@pytest.mark.parametrize("change", ["compute.kernel=auto", "compute.compile=auto"])
+def test_auto_may_be_given(change: str, material: Path) -> None:
+    """libtbx has an object of its own for the word."""
+    base = ("sweep.expt", *sim.QUICK, "noise.poisson=False")
+    assert outcome(material, (*base, change)).pixels == outcome(material, base).pixels
 
 
 @pytest.mark.parametrize("shape", ["square", "round", "gauss", "tophat", "gauss_star"])

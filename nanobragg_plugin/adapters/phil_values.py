@@ -29,8 +29,13 @@ def check_values(scope: Any, params: Any) -> None:
             continue
         if value is None and default is not None and path not in OPTIONAL:
             raise Sorry(f"{path}=None: give a value, or leave it at its default, {_text(default)}")
-        if value is Auto and default is not Auto:
+        if value is Auto and default is not Auto and default != "auto":
             raise Sorry(f"{path}=Auto: it has no automatic value; give one")
+
+
+def word(value: Any) -> str:
+    """The word of a choice: libtbx takes `auto` for an object of its own."""
+    return "auto" if value is Auto else value
 
 
 def positive(value: float | list[float], name: str) -> Any:

@@ -12,7 +12,7 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin import sampling
 from nanobragg_plugin.adapters import checks
-from nanobragg_plugin.adapters.phil_values import positive
+from nanobragg_plugin.adapters.phil_values import positive, word
 from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Beam, Experiment, Layers, Panel, SimulationOptions
 
@@ -67,7 +67,7 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
     oversample = given.oversample
     if oversample is Auto:
         oversample = sampling.classic_oversample(experiment)
-    return SimulationOptions(
+    options = SimulationOptions(
         oversample=oversample,
         layers=tuple(layers),
         oversample_omega=given.oversample_omega,
@@ -78,10 +78,18 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
         precision=params.compute.precision,
         batch_steps=params.compute.batch_steps,
         tolerance=params.compute.tolerance,
+        kernel=word(params.compute.kernel),
+        compile=word(params.compute.compile),
         d_min=given.d_min or 0.0,
         interpolate=params.structure_factors.interpolate,
         water_c_um=params.background.water_c,
     )
+    refusal = sampling.why_not_sparse(experiment, options)
+    if options.kernel == "sparse" and refusal is not None:
+        raise Sorry(
+            f"compute.kernel=sparse can leave nothing out: {refusal}; use compute.kernel=auto"
+        )
+    return options
 
 
 def _axes(options: SimulationOptions, phisteps: int, experiment: Experiment) -> tuple[str, int]:

@@ -1,27 +1,30 @@
 """The dense kernel: every sample of every pixel, in batches of torch operations.
 
-hkl are computed and reduced to the distance from the nearest index in float64; what follows
-may be float32 (`precision`). A batch's samples are pixels x phi steps x mosaic domains; the
-sums over sub-pixels, sensor layers and sources are loops around it, in that order, so that a
-pixel's steps are always summed alike.
+A sample is a sub-pixel in a sensor layer; from each the lattice is summed over terms (phi steps,
+mosaic domains and sources, `lattice_sum`) and weighed by what does not depend on them: solid
+angle, capture, polarization. Samples are summed layers outermost, as nanoBragg.c does, so that
+a pixel's steps are always summed alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nanobragg_plugin import background, carryover, structure_factors
+from nanobragg_plugin import background, carryover
+from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.corrections import polarization, seen_plane, solid_angle
 from nanobragg_plugin.geometry import scattering_vector, subpixel_offsets
+from nanobragg_plugin.kernels import compiled, explain, sparse, summing
+from nanobragg_plugin.kernels.incidence import Incidence, incidences
+from nanobragg_plugin.kernels.lattice_sum import Terms, terms_of
+from nanobragg_plugin.kernels.prepared import Prepared, Rays, joined
 from nanobragg_plugin.kernels.samples import Sample, capture_of, layer_count, sample_of
-from nanobragg_plugin.lattice import factors
-from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
+from nanobragg_plugin.kernels.tree import Tree, tree_of
+from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
 from nanobragg_plugin.structure_factors import StructureFactors
 
@@ -29,8 +32,9 @@ from nanobragg_plugin.structure_factors import StructureFactors
 class Kernel:
     """Sums of one image: made once, called for batches of pixels.
 
-    Arguments as `kernels.reference.Kernel`, its slow twin. `watch` is given a name and the
-    tensors of each step of a sum, as they go into it (for `trace`).
+    Arguments as `kernels.reference.Kernel`, its slow twin; prepared: what the images of a sweep
+    share. `watch` is given a name and the tensors of each step of a sum, as they go into it (for
+    `trace`).
     """
 
     watch: Callable[[str, dict[str, Any]], None] | None = None
@@ -41,35 +45,42 @@ class Kernel:
         exposure: Exposure,
         structure_factors: StructureFactors,
         options: SimulationOptions,
+        prepared: Prepared | None = None,
     ) -> None:
         index, value = options.index_dtype, options.value_dtype
         crystal, beam = experiment.crystal, experiment.beam
         self.experiment, self.options = experiment, options
-        abc = real_space_vectors(crystal, experiment.goniometer, exposure)
-        self.abc = abc.to(index)
+        self.prepared = prepared or Prepared(experiment, structure_factors, options)
+        self.abc = real_space_vectors(crystal, experiment.goniometer, exposure).to(index)
         self.zero = carryover.is_zero(exposure.phi)
         directions, wavelengths = incident(beam, exposure)
         self.incident, self.wavelengths = directions.to(index), wavelengths.to(index)
         self.weight = (beam.weight / beam.weight.mean()).to(value)
         # of the crystal's middle position: only the `_star` shapes use it, whose factor is
         # that of the unrotated cell in nanoBragg.c too
-        position = torch.tensor(exposure.position, dtype=torch.float64, device=abc.device)
+        position = torch.tensor(exposure.position, dtype=torch.float64, device=self.abc.device)
         a_matrix = at_positions(crystal.A, position.mean()[None])[0]
-        self.metric = (a_matrix.T @ a_matrix).to(index)
-        self.ncells, self.fudge = crystal.Ncells_abc.to(index), crystal.fudge.to(value)
+        metric = (a_matrix.T @ a_matrix).to(index)
+        self.scatterer = self.prepared.scatterer(crystal, metric)
+        self.ncells, self.fudge = self.scatterer.ncells, self.scatterer.fudge
         self.spot_scale = crystal.spot_scale.to(index)
         self.water = background.water_c(options.water_c_um, beam.fluence).to(index)
-        self.amplitudes = structure_factors.to(dtype=value)
-        box = self.amplitudes.Fhkl.detach()
-        self.strongest = torch.maximum(box.amax(), -box.amin())
+        self.photons = float((R_E_SQR * beam.fluence * crystal.spot_scale).detach())
+        self.bound: sparse.Bound | None = None
+        self.compiled = False
+        self._known_terms: dict[tuple, tuple[Tensor, Terms]] = {}
+        self._known_trees: dict[tuple, tuple[Tensor, Tree]] = {}
+        self._known_leaves: dict[tuple, list[Terms]] = {}
+        self._known_stale: tuple[Tensor, Tensor] | None = None
 
     def __call__(
         self,
         panel: int,
-        pixels: Tensor,
+        pixels: Tensor | slice,
         cache: carryover.PhiCache | None = None,
     ) -> tuple[Tensor, carryover.PhiCache | None]:
-        """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n].
+        """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n]; or of a run of
+        all pixels, of a panel whose rays are kept.
 
         spot_scale F_cell^2 F_latt^2 with every correction factor and weight, and nanoBragg.c's
         water, divided by the number of steps; times r_e^2 fluence it is expected photons. With a
@@ -79,15 +90,13 @@ class Kernel:
         if cache is None:
             return self._sum(panel, pixels, self.abc, self.abc), None
         slow, fast = pixels.unbind(-1)
-        fresh = self.abc[0]
         if cache.valid:
-            entering = carryover.apply_phi_carryover(cache, slow[:1], fast[:1], fresh)[0]
-            stale = carryover.stale_steps(self.abc, self.zero, entering)
+            stale = self._stale_of(cache, slow, fast)
             return self._sum(panel, pixels, stale, stale), carryover.store_phi_final(
                 cache, slow, fast, stale[-1]
             )
         # the run's first sample alone has no predecessor
-        first = carryover.stale_steps(self.abc, self.zero, fresh)
+        first = carryover.stale_steps(self.abc, self.zero, self.abc[0])
         stale = carryover.stale_steps(self.abc, self.zero, first[-1])
         opening = self._first_evaluated(panel, pixels)
         photons = [
@@ -98,6 +107,19 @@ class Kernel:
             cache, slow[opening:], fast[opening:], stale[-1]
         )
 
+    def _stale_of(self, cache: carryover.PhiCache, slow: Tensor, fast: Tensor) -> Tensor:
+        """The vectors that pixels [n] see after those in the cache: the same object for all but
+        the run's first pixel, so that what is made of them is made once."""
+        is_first = int(slow[0]) * cache.shape[1] + int(fast[0]) == cache.first
+        known = self._known_stale
+        if known is not None and known[0] is cache.vectors and not is_first:
+            return known[1]
+        entering = carryover.apply_phi_carryover(cache, slow[:1], fast[:1], self.abc[0])[0]
+        stale = carryover.stale_steps(self.abc, self.zero, entering)
+        if not is_first and not torch.is_grad_enabled():
+            self._known_stale = cache.vectors, stale
+        return stale
+
     @torch.no_grad()
     def _first_evaluated(self, number: int, pixels: Tensor) -> int:
         """Which of the pixels is the first that has a sample within d_min; their number if none."""
@@ -105,49 +127,142 @@ class Kernel:
         if self.options.d_min > 0:
             evaluated = ~evaluated
             for sample, _, _ in self._samples(number, pixels):
-                for source in range(len(self.weight)):
-                    kept = self._kept(self._scattering_vector(sample.s1_unit, source))
-                    evaluated = evaluated | kept.any(1)
+                for group in self._groups(alone=True):
+                    for incidence in group:
+                        evaluated |= self._kept(self._scattering_vector(sample, incidence))
         return int(evaluated.int().argmax()) if evaluated.any() else len(pixels)
+
+    def _groups(self, alone: bool) -> list[tuple[Incidence, ...]]:
+        """The sources in turn, each with its steps if the beam moves; together those that need
+        not be told apart, unless `alone`."""
+        merged = not alone and self.options.d_min == 0
+        return incidences(self.incident, self.wavelengths, self.weight, merged)
 
     def _sum(self, number: int, pixels: Tensor, first: Tensor, rest: Tensor) -> Tensor:
         """The sum, with real-space vectors `first` for the first sample that d_min leaves in, of
         whichever pixel, and `rest` for all others."""
+        rays = self._kept_rays(number, pixels) if first is rest else None
+        if rays is not None:
+            return self._sum_of_rays(rays, rest)
         options = self.options
-        once = not options.oversample_polar and self.experiment.beam.kahn_factor is not None
         total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
-        polar, vectors = None, first
+        polar, omega, vectors = None, None, first
+        groups = self._groups(alone=first is not rest or self.watch is not None)
         self._show("pixels", pixels=pixels)
         for sample, omega, capture in self._samples(number, pixels):
-            for source in range(len(self.weight)):
-                q = self._scattering_vector(sample.s1_unit, source)
-                kept = self._kept(q)
-                self._show("ray", source=source, q=q, kept=kept)
-                if kept is not None and not kept.any():
-                    continue
-                if once and (polar is None or kept is not None):
-                    polar = _of_first_kept(polar, self._polarization(sample.s1_unit, source), kept)
-                intensity = self._intensity(q, vectors)
-                vectors = rest
-                if options.oversample_polar:
-                    intensity = intensity * self._polarization(sample.s1_unit, source)
-                if kept is not None:
-                    intensity = torch.where(kept, intensity, torch.zeros_like(intensity))
-                summed = intensity.sum(-1) * self.weight[source]
-                factor = capture * omega if options.oversample_omega else capture
-                total = total + summed * factor
-        weighted, water = total, None
-        total = total * self.spot_scale
+            s1_unit = sample.s1_unit.T.contiguous()
+            for group in groups:
+                evaluated = False
+                for incidence in group:
+                    kept = self._within_d_min(sample, incidence)
+                    if kept is not None and not kept.any():
+                        continue
+                    evaluated = True
+                    weight, polar = self._weight(sample, (omega, capture), incidence, polar, kept)
+                    total = total + self._lattice(s1_unit, incidence, vectors, omega) * weight
+                vectors = rest if evaluated else vectors
+        once = self._once(total, omega, polar)
+        return self._finished(number, pixels, total, once, (omega, polar))
+
+    def _sum_of_rays(self, rays: Rays, vectors: Tensor) -> Tensor:
+        """`_sum` of pixels that are one sample each, for all sources, and have no water."""
+        ((incidence,),) = self._groups(alone=False)
+        most = rays.weight
+        if self.bound is not None and rays.once is not None:
+            most = most * rays.once
+        total = self._lattice(rays.s1_unit, incidence, vectors, most) * rays.weight
+        total = total * self._per_step()
+        return total if rays.once is None else total * rays.once
+
+    def _per_step(self) -> Tensor:
+        steps = self.options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
+        return self.spot_scale / (steps * len(self.weight))
+
+    def _weight(
+        self,
+        sample: Sample,
+        factors: tuple[Tensor, Tensor],
+        incidence: Incidence,
+        polar: Tensor | None,
+        kept: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What weighs a sample [n], of factors (omega, capture), 0 where it is not kept; and the
+        polarization that is taken once, `polar` so far."""
+        options, (omega, capture) = self.options, factors
+        weight = capture * omega if options.oversample_omega else capture
+        if self.experiment.beam.kahn_factor is not None:
+            if options.oversample_polar:
+                weight = weight * self._polarization(sample.s1_unit, incidence)
+            elif polar is None or kept is not None:
+                polar = _of_first_kept(polar, self._polarization(sample.s1_unit, incidence), kept)
+        if kept is not None:
+            weight = torch.where(kept, weight, torch.zeros_like(weight))
+        return weight, polar
+
+    def _once(self, like: Tensor, omega: Tensor, polar: Tensor | None) -> Tensor | None:
+        """The product of what is taken once; None: of nothing."""
+        once = None if self.options.oversample_omega else omega
+        if self.experiment.beam.kahn_factor is None or self.options.oversample_polar:
+            return once
+        polar = torch.zeros_like(like) if polar is None else polar  # 0 of what is wholly cut
+        return polar if once is None else once * polar
+
+    def _kept_rays(self, number: int, pixels: Tensor | slice) -> Rays | None:
+        """Those of pixels that were kept by `keep_rays`."""
+        rays = self.prepared.rays.get(number)
+        if rays is None or self.watch is not None or torch.is_grad_enabled():
+            return None
+        if isinstance(pixels, slice):
+            return rays[pixels]
+        slow, fast = pixels.unbind(1)
+        return rays[slow * self.prepared.panels[number].image_size[0] + fast]
+
+    @torch.no_grad()
+    def keep_rays(self) -> None:
+        """Keep the geometry of all pixels for this and further images, where each pixel is one
+        sample for all sources, and there is room."""
+        options, groups = self.options, self._groups(alone=False)
+        layers = [options.layers_of(number) for number in range(len(self.prepared.panels))]
+        still = len(self.incident) == len(self.wavelengths) == 1
+        one_each = options.oversample == 1 and all(layer_count(some) == 1 for some in layers)
+        if len(groups) > 1 or not (still and one_each and self.prepared.may_keep_rays()):
+            return
+        if options.d_min > 0 or options.water_c_um > 0:
+            return
+        ((incidence,),) = groups
+        for number, panel in enumerate(self.prepared.panels):
+            if number not in self.prepared.rays:
+                slow, fast = (torch.arange(n, device=self.abc.device) for n in panel.shape)
+                pixels = torch.cartesian_prod(slow, fast).split(sparse.POINTS)
+                self.prepared.rays[number] = joined(
+                    [self._rays(number, some, incidence) for some in pixels]
+                )
+
+    def _rays(self, number: int, pixels: Tensor, incidence: Incidence) -> Rays:
+        ((sample, omega, capture),) = self._samples(number, pixels)
+        weight, polar = self._weight(sample, (omega, capture), incidence, None, None)
+        s1_unit = sample.s1_unit.T.contiguous()
+        return Rays(s1_unit, weight, self._once(weight, omega, polar))
+
+    def _finished(
+        self,
+        number: int,
+        pixels: Tensor,
+        weighted: Tensor,
+        once: Tensor | None,
+        factors: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """From the weighted sum over samples to that over steps. once: the product of the factors
+        (omega, polar) that are taken once."""
+        options, water = self.options, None
+        steps = len(self.weight) * options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
+        total = weighted * self._per_step()
         if options.water_c_um > 0:
             water = self._water(number, pixels)
-            total = total + water
-        if not options.oversample_omega:
-            total = total * omega
-        if once:  # 0 of a pixel that is wholly cut
-            total = total * (torch.zeros_like(total) if polar is None else polar)
-        steps = len(self.weight) * options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
+            total = total + water / steps
+        omega, polar = factors
         self._show("sum", weighted=weighted, water=water, omega=omega, polar=polar, steps=steps)
-        return total / steps
+        return total if once is None else total * once
 
     def _show(self, step: str, **values: Any) -> None:
         if self.watch is not None:
@@ -156,7 +271,7 @@ class Kernel:
     def _samples(self, number: int, pixels: Tensor) -> Iterator[tuple[Sample, Tensor, Tensor]]:
         """Every layer's sub-pixels with their solid angle and capture [n]: their own, or the first
         sub-pixel's (solid angle: of layer 0) where a factor is taken once."""
-        options, panel = self.options, in_dtype(self.experiment.panels[number], self.options)
+        options, panel = self.options, self.prepared.panels[number]
         layers = options.layers_of(number)
         offsets = subpixel_offsets(options.oversample)
         omega = None
@@ -182,7 +297,7 @@ class Kernel:
         It is captured only where capture is taken once: as the last layer captures, nanoBragg.c's
         defect, or as all layers together, which is what that defect stands for.
         """
-        options, panel = self.options, in_dtype(self.experiment.panels[number], self.options)
+        options, panel = self.options, self.prepared.panels[number]
         layers = options.layers_of(number)
         water = self.water.expand(len(pixels))
         if layers is None or options.oversample_thick:
@@ -195,88 +310,116 @@ class Kernel:
             captured = captured + capture_of(panel, sample, layers, layer)
         return water * captured
 
-    def _polarization(self, s1_unit: Tensor, source: int) -> Tensor:
-        """[n, steps or 1] of s1 [n, 3] and a source."""
-        beam, s0 = self.experiment.beam, self.incident[:, source]
-        if beam.kahn_factor is None:
-            return torch.ones(len(s1_unit), 1, dtype=s1_unit.dtype, device=s1_unit.device)
+    def _polarization(self, s1_unit: Tensor, incidence: Incidence) -> Tensor:
+        """[n] of s1 [n, 3]."""
+        beam = self.experiment.beam
         axis = beam.polarization_axis.to(s1_unit.dtype)
         kahn_factor = beam.kahn_factor.to(s1_unit.dtype)
-        shape = (len(s1_unit), len(s0), 3)
-        s1, s0 = s1_unit[:, None].expand(shape), s0.expand(shape)
-        polar = polarization(s1, s0, axis, kahn_factor)
+        s0_unit = incidence.s0_unit.expand_as(s1_unit)
+        polar = polarization(s1_unit, s0_unit, axis, kahn_factor)
         self._show("polarization", polar=polar)
         return polar
 
-    def _scattering_vector(self, s1_unit: Tensor, source: int) -> Tensor:
-        """q of s1 [n, 3] and a source: [n, 3], or [n, steps, 3] if the beam moves during the
-        exposure."""
-        s0, wavelength = self.incident[:, source], self.wavelengths[:, source]
-        if len(s0) == len(wavelength) == 1:
-            return scattering_vector(s1_unit, s0, wavelength)
-        return scattering_vector(s1_unit[:, None], s0, wavelength)
+    def _scattering_vector(self, sample: Sample, incidence: Incidence) -> Tensor:
+        """q [n, 3] of a single source."""
+        return scattering_vector(sample.s1_unit, incidence.s0_unit, incidence.wavelength)
 
-    def _kept(self, q: Tensor) -> Tensor | None:
-        """Which samples d_min leaves in, [n, steps or 1] bool; None: all of them."""
-        if self.options.d_min == 0:
+    def _kept(self, q: Tensor) -> Tensor:
+        """Which of q [n, 3] d_min leaves in, [n]."""
+        return torch.linalg.vector_norm(q.detach(), dim=-1) * self.options.d_min <= 1
+
+    def _within_d_min(self, sample: Sample, incidence: Incidence) -> Tensor | None:
+        """Which samples d_min leaves in, [n]; None: all of them."""
+        if self.options.d_min == 0 and self.watch is None:
             return None
-        inside = torch.linalg.vector_norm(q.detach(), dim=-1) * self.options.d_min <= 1
-        return inside if inside.ndim == 2 else inside[:, None]
+        q = self._scattering_vector(sample, incidence)
+        kept = None if self.options.d_min == 0 else self._kept(q)
+        self._show("ray", incidence=incidence, q=q, kept=kept)
+        return kept
 
-    def _intensity(self, q: Tensor, vectors: Tensor) -> Tensor:
-        """F_cell^2 F_latt^2 summed over mosaic domains: [n, steps]."""
-        f_cell, f_latt, _ = self._amplitudes(q, vectors)
-        amplitude = f_cell * f_latt
-        intensity = (amplitude * amplitude).unflatten(1, vectors.shape[:2])
-        self._show("intensity", vectors=vectors, intensity=intensity)
-        return intensity.sum(-1)
+    def _terms(self, incidence: Incidence, vectors: Tensor) -> Terms:
+        """What is summed over at each sample; made once of the same vectors."""
+        key = (id(vectors), incidence.sources, incidence.step)
+        known = None if torch.is_grad_enabled() else self._known_terms.get(key)
+        if known is not None:
+            return known[1]
+        terms = terms_of(
+            incidence.vectors_of(vectors),
+            incidence.s0_unit,
+            incidence.wavelength,
+            incidence.weight,
+        )
+        if not torch.is_grad_enabled():  # else the backward pass, which does it again, would differ
+            self._known_terms[key] = vectors, terms  # kept, so that its id stays its own
+        return terms
 
-    def _amplitudes(self, q: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """F_cell, F_latt and the nearest h0, k0, l0 of every sample: each [n, steps * domains]."""
-        if q.ndim == 2:
-            indices = [q @ vectors[:, :, i].reshape(-1, 3).T for i in range(3)]
-        else:  # a q for every step
-            indices = [
-                torch.einsum("nkx,kmx->nkm", q, vectors[:, :, i]).flatten(1) for i in range(3)
-            ]
-        # ceil(x - 1/2): nanoBragg.c's nearest index, which takes a half downwards
-        nearest = [torch.ceil(x.detach() - 0.5) for x in indices]
-        delta = tuple(x - x0 for x, x0 in zip(indices, nearest))
-        f_latt = self._lattice_factor(delta)
+    def _tree(self, incidence: Incidence, vectors: Tensor) -> Tree:
+        """The terms' tree, which has no gradient; made once of the same vectors."""
+        key = (id(vectors), incidence.sources, incidence.step)
+        if key not in self._known_trees:
+            with torch.no_grad():
+                tree = tree_of(self._terms(incidence, vectors), incidence.s0_unit)
+            self._known_trees[key] = vectors, tree
+        return self._known_trees[key][1]
+
+    def _leaves(self, incidence: Incidence, vectors: Tensor, tree: Tree) -> list[Terms]:
+        if torch.is_grad_enabled():
+            return tree.leaves(self._terms(incidence, vectors))
+        key = (id(vectors), incidence.sources, incidence.step)
+        if key not in self._known_leaves:
+            self._known_leaves[key] = tree.leaves(self._terms(incidence, vectors))
+        return self._known_leaves[key]
+
+    def trees(self) -> list[Tree]:
+        """Of all that is summed over."""
+        return [
+            self._tree(incidence, self.abc)
+            for group in self._groups(alone=False)
+            for incidence in group
+        ]
+
+    def compile(self, for_sparse: bool) -> bool:
+        """Have the functions compiled that this kernel calls; whether all could be."""
         if self.options.interpolate:
-            f_cell = structure_factors.interpolated(self.amplitudes, *indices)
-        else:
-            f_cell = structure_factors.nearest(self.amplitudes, *nearest)
-        self._show("amplitudes", hkl=indices, nearest=nearest, F_cell=f_cell, F_latt=f_latt)
-        return f_cell, f_latt, nearest
+            return False
+        shape, device = self.scatterer.xtal_shape, self.abc.device
+        index, value = self.options.index_dtype, self.options.value_dtype
+        wanted = [compiled.lattice_sum_of(shape, index, value)]
+        if for_sparse:
+            wanted += [compiled.exceeds_of(shape, single) for single in (True, False)]
+        return all([one.want(device) for one in wanted])
 
-    def _lattice_factor(self, delta: tuple[Tensor, ...]) -> Tensor:
-        """F_latt of the distances from the nearest indices, [n, steps * domains]."""
-        shape = self.experiment.crystal.xtal_shape
-        dtype = self.options.value_dtype
-        parts = factors(delta, self.ncells, shape, self.fudge, self.metric, dtype)
-        self._show("lattice", parts=parts)
-        return prod(parts[1:], start=parts[0])
+    def candidates(self, number: int) -> Tensor | None:
+        """The pixels [n, 2] of a panel that the sparse kernel evaluates; None: all of them."""
+        mask = self.experiment.panels[number].mask
+        return sparse.candidates(self.prepared, number, self.bound, self.trees(), mask)
 
-
-def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
-    """The panel in the type of positions."""
-    dtype = options.index_dtype
-    names = ("origin", "fast", "slow", "pixel_size", "thickness", "mu")
-    converted = {name: getattr(panel, name).to(dtype) for name in names}
-    for name in ("curved", "odet"):
-        if getattr(panel, name) is not None:
-            converted[name] = getattr(panel, name).to(dtype)
-    return replace(panel, **converted)
+    def _lattice(
+        self, s1_unit: Tensor, incidence: Incidence, vectors: Tensor, omega: Tensor
+    ) -> Tensor:
+        """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n], at least where a pixel of the
+        solid angle omega, or of what else weighs it, has the tolerance."""
+        amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
+        terms = self._terms(incidence, vectors)
+        between = amplitudes if interpolate else None
+        how = summing.How(self.compiled, between, self.options.batch_steps)
+        if self.watch is not None:
+            self._show("vectors", vectors=incidence.vectors_of(vectors))
+            explain.explain(
+                self._show, s1_unit, terms.maps, self.scatterer, amplitudes, interpolate
+            )
+        elif self.bound is not None:
+            tree = self._tree(incidence, vectors)
+            leaves = self._leaves(incidence, vectors, tree)
+            return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
+        return summing.summed(s1_unit, terms, self.scatterer, how)
 
 
 def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:
     """The polarization factor [n] of each pixel's first sample that d_min leaves in, 0 before it
-    (nanoBragg.c's way to say so): `known` of the samples so far, `now` [n, steps or 1] of the
-    present ones, of which `kept` are left in."""
+    (nanoBragg.c's way to say so): `known` of the samples so far, `now` of the present one, where
+    it is left in."""
     if kept is None:
-        return now[:, 0]
-    step = kept.int().argmax(1, keepdim=True)  # the first
-    chosen = now.expand(kept.shape).gather(1, step)[:, 0]
-    chosen = torch.where(kept.any(1), chosen, torch.zeros_like(chosen))
+        return now
+    chosen = torch.where(kept, now, torch.zeros_like(now))
     return chosen if known is None else torch.where(known == 0, chosen, known)

@@ -37,7 +37,7 @@ def sample_of(
     position = lab_position(panel, slow, fast)
     s1_unit, distance = unit(position)
     normal = panel.normal
-    cosine = s1_unit @ normal
+    cosine = (s1_unit * normal).sum(-1)
     if layers is not None:
         depth = layer_depth(layers, layer, panel.mu, cosine)
         position = position + depth[:, None] * normal
@@ -45,7 +45,7 @@ def sample_of(
         position = curve(panel, position)
     if layers is not None or panel.curved is not None:
         s1_unit, distance = unit(position)
-        cosine = (s1_unit @ normal).abs()  # a curved detector may turn away from its plane
+        cosine = (s1_unit * normal).sum(-1).abs()  # a curved detector may turn away from its plane
     return Sample(position, s1_unit, distance, cosine)
 
 

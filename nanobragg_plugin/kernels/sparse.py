@@ -1,17 +1,12 @@
-"""Which pixels can matter: those that some sample may bring within reach of a reflection.
+"""The sparse kernel: only the samples and terms that can matter, within a stated tolerance.
 
-Shapes of domain that end by themselves, gauss and tophat (and their `_star`), leave most pixels
-of an image without a photon. A pixel is dropped only if a bound says that it has less than
-`tolerance` photons; the others are left to the dense kernel, so that their values and gradients
-are its own.
-
-The bound. In units of N h (N the cells of a domain along each axis) F_latt falls with the
-distance from the nearest lattice point, and that distance changes by no more than N h does.
-One sample for each phi step, at the pixel's centre, gives a distance; N h of all other samples of
-that step lie within rho = a |q| + b |dq| of it: a the largest norm of the difference between a
-domain's vectors and the mean's, b the norm of these, |dq| what sub-pixels, sensor layers and
-sources make of q. A pixel whose every distance exceeds rho + r_cut is dropped, where r_cut is
-the distance at which the strongest reflection of the table gives `tolerance` photons.
+`tolerance` is the largest error of a pixel, in expected photons. A pixel's photons are the mean,
+over its samples and terms, of r_e^2 fluence spot_scale omega capture polar weight F_cell^2
+F_latt^2 (captures sum to 1 over the sensor's layers): if every term that is left out is known to
+have no more than the tolerance, the pixel lacks no more than that. Found in three stages, each
+with the bound of `reach`: tiles of pixels that some term may light; pixels, if they have several
+samples; at each sample the leaves of a tree of terms (`tree`). What is kept is the dense
+kernel's, gradients included.
 """
 
 from __future__ import annotations
@@ -19,84 +14,229 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.constants import GAUSS_WIDTH_SQR, TOPHAT_RADIUS_SQR
 from nanobragg_plugin.corrections import layer_depth
 from nanobragg_plugin.geometry import lab_position, unit
-from nanobragg_plugin.kernels import dense
-from nanobragg_plugin.models import Panel
+from nanobragg_plugin.kernels import reach, summing
+from nanobragg_plugin.kernels.compiled import exceeds
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms
+from nanobragg_plugin.kernels.prepared import Prepared
+from nanobragg_plugin.kernels.tree import Tree
+from nanobragg_plugin.models import Layers, Panel
 
-#: Shapes whose factor is a function of |N dh| that ends.
-SHAPES = ("gauss", "tophat", "gauss_star", "tophat_star")
+#: Pixels along a tile's edge.
+TILE = 4
+#: Share of the tiles from which on their pixels are not told from the others.
+MOST = 0.6
+#: Points that are tested, or pixels that are summed, at a time.
+POINTS = 1 << 16
+#: Pixels by which the kept share is estimated.
+SAMPLED = 2000
 
 
-def has_bound(kernel: dense.Kernel, tolerance: float) -> bool:
-    """Whether pixels can be dropped at all: not where a pixel far from every reflection has
-    photons, nor where nothing here bounds them (cubic polynomials overshoot the amplitudes)."""
-    experiment, options = kernel.experiment, kernel.options
-    if options.interpolate or options.water_c_um > 0:
-        return False
-    if any(panel.curved is not None for panel in experiment.panels):
-        return False
-    shape = experiment.crystal.xtal_shape
-    return tolerance > 0 and shape in SHAPES and float(kernel.fudge) > 0
+class Bound:
+    """What the bound of one image's crystal needs besides nodes and points."""
+
+    def __init__(
+        self, prepared: Prepared, scatterer: Scatterer, photons: float, compiled: bool = False
+    ) -> None:
+        """photons: r_e^2 fluence spot_scale; compiled: whether compiled code may be used."""
+        self.exceeds = exceeds if compiled else reach.exceeds
+        self.prepared, self.scatterer, self.photons = prepared, scatterer, photons
+        self.tolerance = prepared.options.tolerance
+        strengths, strongest = prepared.bounds()
+        fudge = scatterer.fudge.detach().float()
+        if scatterer.xtal_shape.endswith("_star"):
+            fudge = fudge * _least_stretch(scatterer).float()
+        ncells = scatterer.ncells.detach().float()
+        half = torch.tensor(len(strengths) // 2, dtype=torch.int32, device=strengths.device)
+        self.tensors = strengths, half, strongest, scatterer.box, ncells, fudge
+
+    def limit(self, omega: Tensor) -> Tensor:
+        """What a term may lack at points of solid angle omega [n], float32."""
+        return (self.tolerance / (self.photons * omega.detach())).float()
+
+    def may_matter(
+        self, points: tuple[Tensor, ...], tree: Tree, level: int, which: slice
+    ) -> Tensor:
+        """[nodes, n]: whether nodes of a level may matter at points: s1_unit [3, n], extent [n],
+        limit [n], float32."""
+        level = tree.levels[level]
+        node = level.maps[which], level.spread[which], level.weight[which]
+        shape = self.scatterer.xtal_shape
+        if shape.startswith("gauss"):  # in logarithms
+            n6 = self.scatterer.ncells.detach().prod() ** 2
+            node = *node[:2], (node[2] * n6).log().float()
+            points = *points[:2], points[2].log()
+        found = self.exceeds(points, node, self.tensors, tree.s0_unit, shape)
+        return found.view(torch.bool)
+
+
+def _least_stretch(scatterer: Scatterer) -> Tensor:
+    """The least of (Na Nb Nc |dr*|)^2 / |N dh|^2, which the `_star` shapes have in place of 1: an
+    eigenvalue of the metric in units of N h."""
+    ncells = scatterer.ncells.detach().double()
+    metric = scatterer.metric.detach().double() / torch.outer(ncells, ncells)
+    return torch.linalg.eigvalsh(metric)[0] * ncells.prod() ** 2
+
+
+def summed(
+    bound: Bound,
+    tree: Tree,
+    s1_unit: Tensor,
+    leaves: list[Terms],
+    omega: Tensor,
+    how: summing.How,
+) -> Tensor:
+    """`summing.summed` of points [3, n], of the tree's leaves that may matter where they may."""
+    total = torch.zeros(s1_unit.shape[1], dtype=s1_unit.dtype, device=s1_unit.device)
+    detached, limit = s1_unit.detach().float(), bound.limit(omega)
+    everywhere = torch.arange(s1_unit.shape[1], device=s1_unit.device)
+    last = len(tree.levels) - 1
+    waiting = [(0, slice(0, len(tree.levels[0].weight)), everywhere)]
+    while waiting:
+        level, which, at = waiting.pop()
+        with torch.no_grad():
+            some, s1_of_some = limit, detached
+            if at is not everywhere:
+                some, s1_of_some = limit.index_select(0, at), columns(detached, at)
+            points = s1_of_some, torch.zeros_like(some), some
+            found = bound.may_matter(points, tree, level, which)
+        below = []
+        for node, lit in enumerate(found, which.start):
+            part = lit.nonzero().view(-1)  # one by one: faster than all at once
+            part = part if at is everywhere else at.index_select(0, part)
+            if len(part) and level < last:
+                below.append((level + 1, tree.children(level, node), part))
+            elif len(part):
+                s1_of_part = columns(s1_unit, part)
+                one = summing.summed(s1_of_part, leaves[node], bound.scatterer, how)
+                total.index_add_(0, part, one)
+        waiting += below[::-1]
+    return total
+
+
+def columns(s1_unit: Tensor, which: Tensor) -> Tensor:
+    """Those of [3, n], twice as fast as torch's selection on a CPU."""
+    if torch.is_grad_enabled():
+        return s1_unit.index_select(1, which)
+    found = torch.empty(3, len(which), dtype=s1_unit.dtype, device=s1_unit.device)
+    for axis in range(3):
+        torch.index_select(s1_unit[axis], 0, which, out=found[axis])
+    return found
 
 
 @torch.no_grad()
-def active_pixels(
-    kernel: dense.Kernel, panel: int, pixels: Tensor, scale: float, tolerance: float
-) -> Tensor:
-    """The pixels [m, 2] among [n, 2] (slow, fast) that may have `tolerance` expected photons or
-    more. scale: r_e^2 fluence spot_scale. Of a kernel that `has_bound`."""
-    return pixels[_active(kernel, panel, pixels, scale, tolerance)]
+def kept_share(bound: Bound, trees: list[Tree], panels: tuple[Panel, ...]) -> float:
+    """The share of steps that is kept, by a sample of the panels' pixels, masked ones too: so that
+    a part of an image is simulated as all of it is."""
+    kept, total = 0, 1
+    for number, panel in enumerate(panels):
+        pixels = _all_pixels(panel, None)
+        # a step that is a multiple of no row's length, or nearly
+        some = pixels[:: max(1, round(len(pixels) * len(panels) / SAMPLED * 0.987))]
+        s1_unit, extent, omega = patches(bound.prepared, number, some + 0.5, 1)
+        limit = bound.limit(omega)
+        for tree in trees:
+            last = len(tree.levels) - 1
+            leaves = slice(0, len(tree.levels[last].weight))
+            found = bound.may_matter((s1_unit, extent * 0, limit), tree, last, leaves)
+            kept, total = kept + int(found.sum()), total + found.numel()
+    return kept / total
 
 
-def _active(
-    kernel: dense.Kernel, number: int, pixels: Tensor, scale: float, tolerance: float
-) -> Tensor:
-    """[n] bool."""
-    panel = dense.in_dtype(kernel.experiment.panels[number], kernel.options)
-    slow, fast = (pixels[:, axis].to(panel.origin.dtype) + 0.5 for axis in (0, 1))
-    surface = lab_position(panel, slow, fast)
-    low, high = _depths(kernel, number, panel, surface)
+@torch.no_grad()
+def candidates(
+    prepared: Prepared, number: int, bound: Bound, trees: list[Tree], mask: Tensor | None
+) -> Tensor | None:
+    """The pixels [n, 2] (slow, fast) of a panel that some term of the trees may light, in raster
+    order within a tile; None: nearly all may be lit."""
+    panel = prepared.panels[number]
+    if panel.curved is not None:
+        return None
+    if number not in prepared.tiles:
+        prepared.tiles[number] = _tiles(prepared, number, mask)
+    corners, s1_unit, extent, omega = prepared.tiles[number]
+    lit = _lit(bound, trees, s1_unit, extent, omega)
+    if int(lit.sum()) > MOST * len(lit):
+        return None
+    pixels = _pixels_of(corners[lit], panel, mask)
+    layers = prepared.options.layers_of(number)
+    if prepared.options.oversample > 1 or (layers is not None and len(layers.edges) > 2):
+        parts = [
+            some[_lit(bound, trees, *patches(prepared, number, some + 0.5, 1))]
+            for some in pixels.split(POINTS)
+        ]
+        pixels = torch.cat(parts) if parts else pixels
+    return pixels
+
+
+def _pixels_of(corners: Tensor, panel: Panel, mask: Tensor | None) -> Tensor:
+    """The pixels [n, 2] of tiles that begin at corners [m, 2]."""
+    offsets = torch.arange(TILE, device=corners.device)
+    pixels = (corners[:, None] + torch.cartesian_prod(offsets, offsets)).flatten(0, 1)
+    if panel.shape[0] % TILE or panel.shape[1] % TILE:
+        inside = (pixels[:, 0] < panel.shape[0]) & (pixels[:, 1] < panel.shape[1])
+        pixels = pixels[inside]
+    return pixels if mask is None else pixels[mask[pixels[:, 0], pixels[:, 1]]]
+
+
+def _all_pixels(panel: Panel, mask: Tensor | None) -> Tensor:
+    everywhere = torch.ones(panel.shape, dtype=torch.bool, device=panel.origin.device)
+    return torch.nonzero(everywhere if mask is None else mask.to(everywhere.device))
+
+
+def _lit(bound: Bound, trees: list[Tree], s1_unit: Tensor, extent: Tensor, omega: Tensor) -> Tensor:
+    """[n] bool: which patches some term may light."""
+    limit = bound.limit(omega)
+    lit = torch.zeros(len(omega), dtype=torch.bool, device=omega.device)
+    for tree in trees:
+        first = slice(0, len(tree.levels[0].weight))
+        lit |= bound.may_matter((s1_unit, extent, limit), tree, 0, first).any(0)
+    return lit
+
+
+def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> tuple[Tensor, ...]:
+    """The first pixels [m, 2] of tiles that have a pixel in the mask, and their `patches`."""
+    panel = prepared.panels[number]
+    device = panel.origin.device
+    slow, fast = (torch.arange(0, size, TILE, device=device) for size in panel.shape)
+    corners = torch.cartesian_prod(slow, fast)
+    if mask is not None:
+        some = torch.nn.functional.max_pool2d(mask[None].float(), TILE, ceil_mode=True)[0]
+        corners = corners[some.flatten() > 0]
+    parts = [patches(prepared, number, one + TILE / 2, TILE) for one in corners.split(POINTS)] or [
+        patches(prepared, number, corners + TILE / 2, TILE)
+    ]
+    s1_unit = torch.cat([part[0] for part in parts], 1)
+    return corners, s1_unit, *(torch.cat([part[i] for part in parts]) for i in (1, 2))
+
+
+def patches(
+    prepared: Prepared, number: int, centres: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of squares of `size` pixels about centres [n, 2] (slow, fast), in pixels: s1 of a middle
+    sample [3, n] and how far that of any other is from it [n], float32, and the most that a pixel's
+    solid angle can be [n]."""
+    panel, options = prepared.panels[number], prepared.options
+    surface = lab_position(panel, *(c.to(panel.origin.dtype) for c in centres.unbind(1)))
+    low, high = _depths(options.layers_of(number), panel, surface)
     s1_unit, distance = unit(surface + ((low + high) / 2)[:, None] * panel.normal)
     # how far samples lie from this one along the panel, and along its normal
-    across = torch.linalg.vector_norm(panel.pixel_size) / 2 * (1 - 1 / kernel.options.oversample)
+    across = torch.linalg.vector_norm(panel.pixel_size) / 2 * (size - 1 / options.oversample)
     along = (high - low) / 2
     nearest = distance - across - along  # no sample is nearer to the crystal
     sine = (1 - (s1_unit @ panel.normal) ** 2).clamp(min=0).sqrt() + across / nearest
-    off_centre = (across + along * sine) / nearest
-
-    wavenumber = 1 / kernel.wavelengths  # [steps or 1, sources]
-    s0 = kernel.incident * wavenumber[..., None]
-    wavenumber = wavenumber.expand(s0.shape[:2])  # either may change with the steps
-    mean_wavenumber, mean_s0 = wavenumber.mean(1), s0.mean(1)
-    spread = (wavenumber - mean_wavenumber[:, None]).abs().amax()
-    spread = spread + torch.linalg.vector_norm(s0 - mean_s0[:, None], dim=-1).amax()
-    dq = off_centre * wavenumber.amax() + spread
-
-    ncells = kernel.ncells.to(kernel.abc.dtype)
-    vectors = kernel.abc * ncells[:, None]  # N h of q is their product
-    mean = vectors.mean(1)
-    a = torch.linalg.matrix_norm(vectors - mean[:, None], ord=2).amax()
-    b = torch.linalg.matrix_norm(mean, ord=2).amax()
-    reach = _cut(kernel, panel, nearest, scale, tolerance)
-    active = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
-    for step in range(len(mean)):
-        beam = step if len(mean_s0) > 1 else 0
-        q = s1_unit * mean_wavenumber[beam] - mean_s0[beam]
-        x = q @ (mean[step] / ncells[:, None]).T
-        away = torch.linalg.vector_norm((x - x.round()) * ncells, dim=-1)
-        q_length = torch.linalg.vector_norm(q, dim=-1) + dq
-        active |= ~(away > reach + a * q_length + b * dq)  # what is not a number stays
-    return active
+    extent = (across + along * sine) / nearest
+    # omega <= p^2 D'/R^3 <= p^2/R^2
+    omega = nearest**-2 * (1e6 if options.point_pixel else panel.pixel_size.prod())
+    near = nearest <= 0  # a patch as large as its distance: no bound
+    extent, omega = (torch.where(near, torch.inf, value) for value in (extent, omega))
+    return s1_unit.T.float().contiguous(), extent.float(), omega
 
 
-def _depths(
-    kernel: dense.Kernel, number: int, panel: Panel, surface: Tensor
-) -> tuple[Tensor, Tensor]:
+def _depths(layers: Layers | None, panel: Panel, surface: Tensor) -> tuple[Tensor, Tensor]:
     """The least and greatest depth [n], mm, at which the sensor below points [n, 3] is sampled,
-    with a hundredth of its thickness to spare for what changes within a pixel."""
-    layers = kernel.options.layers_of(number)
+    with a hundredth of its thickness to spare for what changes within a patch."""
     if layers is None:
         zero = torch.zeros(len(surface), dtype=surface.dtype, device=surface.device)
         return zero, zero
@@ -105,28 +245,3 @@ def _depths(
     first = layer_depth(layers, 0, panel.mu, cosine)
     last = layer_depth(layers, len(layers.edges) - 2, panel.mu, cosine)
     return first - spare, last + spare
-
-
-def _cut(
-    kernel: dense.Kernel, panel: Panel, nearest: Tensor, scale: float, tolerance: float
-) -> Tensor:
-    """|N dh| beyond which even the strongest reflection gives less than `tolerance` photons."""
-    shape = kernel.experiment.crystal.xtal_shape
-    fudge = kernel.fudge.to(nearest.dtype)
-    if shape.endswith("_star"):
-        fudge = fudge * _least_stretch(kernel).to(nearest.dtype)
-    if shape.startswith("tophat"):
-        return (TOPHAT_RADIUS_SQR / fudge).sqrt()
-    # omega <= p^2 D'/R^3 <= p^2/R^2; polarization and the layers' sum of captures are <= 1
-    omega = nearest**-2 * (1e6 if kernel.options.point_pixel else panel.pixel_size.prod())
-    strongest = kernel.strongest.to(nearest.dtype)
-    peak = scale * omega * (strongest * kernel.ncells.to(nearest.dtype).prod()) ** 2
-    return (GAUSS_WIDTH_SQR / 2 / fudge * (peak / tolerance).log().clamp(min=0)).sqrt()
-
-
-def _least_stretch(kernel: dense.Kernel) -> Tensor:
-    """The least of (Na Nb Nc |dr*|)^2 / |N dh|^2, which the `_star` shapes have in place of 1: an
-    eigenvalue of the metric in units of N h."""
-    ncells = kernel.ncells.double()
-    metric = kernel.metric.double() / torch.outer(ncells, ncells)
-    return torch.linalg.eigvalsh(metric)[0] * ncells.prod() ** 2

@@ -18,7 +18,7 @@ from nanobragg_plugin import background, noise
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
-from nanobragg_plugin.simulate import simulate
+from nanobragg_plugin.simulate import Simulator
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
 
@@ -58,14 +58,23 @@ def seed_of_sweep(seed: int, sweep: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def expected_photons(plan: Plan, index: int, detection: Detection) -> list[Tensor]:
+def simulator_of(plan: Plan) -> Simulator:
+    """What simulates the images of a plan, with the kernel that suits the first one."""
+    simulator = Simulator(plan.experiment, plan.structure_factors, plan.options, plan.n_images)
+    choice = simulator.choose(plan.exposure(0), plan.fluences[0])
+    logger.info("Kernel: %s", choice)
+    return simulator
+
+
+def expected_photons(
+    simulator: Simulator, plan: Plan, index: int, detection: Detection
+) -> list[Tensor]:
     """Expected photons [slow, fast] of every panel of image `index`, background included."""
-    experiment = plan.experiment_of_image(index)
     with torch.no_grad():
-        bragg = simulate(experiment, plan.exposure(index), plan.structure_factors, plan.options)
+        bragg = simulator.image(plan.exposure(index), plan.fluences[index])
     return [
         image + background.flat(panel, detection.background)
-        for image, panel in zip(bragg, experiment.panels)
+        for image, panel in zip(bragg, plan.experiment.panels)
     ]
 
 
@@ -109,7 +118,7 @@ def run_sweep(
     The file appears only when it is whole: killed or failed, nothing is left under its name.
     """
     masks = [panel.mask for panel in plan.experiment.panels]
-    first = None
+    first, simulator = None, simulator_of(plan)
     with NXmxWriter(
         path,
         plan.dxtbx_experiment,
@@ -121,7 +130,7 @@ def run_sweep(
         expected=not detection.poisson,
     ) as writer:
         for index in range(plan.n_images):
-            expected = expected_photons(plan, index, detection)
+            expected = expected_photons(simulator, plan, index, detection)
             values = readout(plan, index, expected, detection)
             writer.write(index, values)
             if first is None:

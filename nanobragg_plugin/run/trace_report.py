@@ -178,7 +178,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _sample_lines(sample, values["samples"][number])
     yield from ("", "Sums", *_pairs(values["sums"], 1))
     if trace.sums.left_out:
-        yield "  images leave this pixel 0: it is known to have fewer photons than the tolerance"
+        yield f"  images lack {trace.sums.left_out:.3g} photons of it, less than the tolerance"
     yield f"  photons = {_formula(trace)}"
     yield ""
     yield "The first term (first layer, sub-pixel, source, phi step, domain) and the sums, in the"

@@ -132,7 +132,7 @@ FLAGS = """
 -phi_carryover_mode|t|spec (default), or c-parity: nanoBragg.c's defect at phi 0
 -precision|t|double (default), mixed or single
 -device|t|torch device: cpu (default), cuda, ...
--kernel|t|dense (default), or sparse: pixels with less than 0.001 photons are left 0
+-kernel|t|dense (default); sparse leaves out up to 0.001 photons of a pixel; auto: the faster
 -trace_pixel|ii|print all that is computed for the pixel of this slow and fast index
 -show_phil||print the parameters of nanobragg.simulate that are the same, and stop
 -show_expt|t|write the models as an experiment list, and stop
@@ -172,7 +172,7 @@ CHOICES = {
     "-pivot": ("sample", "beam"),
     "-phi_carryover_mode": ("spec", "c-parity"),
     "-precision": ("double", "mixed", "single"),
-    "-kernel": ("dense", "sparse"),
+    "-kernel": ("auto", "dense", "sparse"),
 }
 #: Beyond these, products and squares of numbers overflow; whole numbers are C's int.
 SMALLEST, LARGEST, LARGEST_WHOLE = 1e-40, 1e40, 2**31 - 1

@@ -8,7 +8,7 @@ from nanobragg_plugin.adapters.classic import steps
 from nanobragg_plugin.adapters.classic.translate import Translated
 from nanobragg_plugin.constants import RTD
 
-#: Photons; what -kernel sparse may leave out of a pixel.
+#: Photons; what -kernel sparse or auto may leave out of a pixel.
 SPARSE_TOLERANCE = 1e-3
 
 
@@ -24,7 +24,8 @@ def phil_of(t: Translated) -> list[str]:
         f"background.water_c={_water(t)!r}",
         f"compute.precision={t.settings.precision}",
         f"compute.device={_quoted(t.settings.device)}",
-        f"compute.tolerance={SPARSE_TOLERANCE if t.settings.kernel == 'sparse' else 0}",
+        f"compute.kernel={t.settings.kernel}",
+        f"compute.tolerance={0 if t.settings.kernel == 'dense' else SPARSE_TOLERANCE}",
     ]
 
 

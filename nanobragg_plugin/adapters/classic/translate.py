@@ -154,11 +154,10 @@ def _check(s: Settings) -> None:
     if s.hkl is None and s.dump is None and s.default_F == 0:
         raise Sorry("there are no structure factors: give -hkl FILE, -dump FILE or -default_F")
     parity = s.phi_carryover_mode == "c-parity"
-    bounded = s.shape.endswith("_star") and not steps.interpolates(s)
-    if s.kernel == "sparse" and (not bounded or parity or s.water or s.curved):
+    if s.kernel == "sparse" and (steps.interpolates(s) or s.water or (parity and s.d_min > 0)):
         raise Sorry(
-            "-kernel sparse is for spots that end, -gauss_xtal and -tophat_spots, without "
-            "interpolation, c-parity, -water and -curved_det: leave it out"
+            "-kernel sparse is for images without interpolation and -water, and without -dmin in "
+            "c-parity: leave it out"
         )
     if s.thickness > 0 and s.mu == 0:
         raise Sorry(

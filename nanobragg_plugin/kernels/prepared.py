@@ -1,0 +1,101 @@
+"""What the images of a sweep share: the table of amplitudes, and where the pixels are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, flat_table
+from nanobragg_plugin.models import Crystal, Experiment, Panel, SimulationOptions
+from nanobragg_plugin.structure_factors import StructureFactors
+
+#: Bytes of pixel geometry that are kept from one image to the next.
+KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Samples of pixels, one each: s1_unit [3, n]; weight [n]: solid angle, capture and
+    polarization as far as they are taken at every sample; once [n]: as far as they are not; None:
+    1."""
+
+    s1_unit: Tensor
+    weight: Tensor
+    once: Tensor | None
+
+    def __getitem__(self, which: Tensor | slice) -> Rays:
+        once = None if self.once is None else self.once[which]
+        return Rays(self.s1_unit[:, which], self.weight[which], once)
+
+
+def joined(parts: list[Rays]) -> Rays:
+    """Rays one after the other."""
+    once = None if parts[0].once is None else torch.cat([part.once for part in parts])
+    s1_unit = torch.cat([part.s1_unit for part in parts], 1)
+    return Rays(s1_unit, torch.cat([part.weight for part in parts]), once)
+
+
+class Prepared:
+    """Made of an experiment once; its goniometer, cell and fluence do not matter here."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        structure_factors: StructureFactors,
+        options: SimulationOptions,
+    ) -> None:
+        self.options, self.xtal_shape = options, experiment.crystal.xtal_shape
+        self.panels = tuple(in_dtype(panel, options) for panel in experiment.panels)
+        self.amplitudes = structure_factors.to(dtype=options.value_dtype)
+        self.squares, self.box = flat_table(self.amplitudes)
+        self.rays: dict[int, Rays] = {}
+        self.tiles: dict[int, tuple[Tensor, ...]] = {}
+        self._bounds: tuple[Tensor, Tensor] | None = None
+
+    def scatterer(self, crystal: Crystal, metric: Tensor) -> Scatterer:
+        """What is summed, of a crystal whose A^T A is metric [3, 3]."""
+        options = self.options
+        return Scatterer(
+            self.squares,
+            self.box,
+            crystal.Ncells_abc.to(options.index_dtype),
+            crystal.fudge.to(options.value_dtype),
+            metric,
+            crystal.xtal_shape,
+        )
+
+    def may_keep_rays(self) -> bool:
+        """Whether there is room for the rays of all panels."""
+        pixels = sum(panel.shape[0] * panel.shape[1] for panel in self.panels)
+        return 5 * 8 * pixels <= KEPT_BYTES
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """F_cell^2 of each reflection, followed by that of the strongest of it and its 26
+        neighbours (of all, where the table is large), float32 [2 n]; and of the strongest [].
+
+        As a table of the same `box` that begins n further on. Of a gauss crystal the logarithms.
+        """
+        if self._bounds is None:
+            squares = self.squares.detach().float()
+            if self.xtal_shape.startswith("gauss"):
+                squares = squares.log()
+            strongest = squares.amax()
+            around = strongest.expand(len(squares))
+            if len(squares) <= 1 << 25:
+                box = squares.reshape(self.amplitudes.Fhkl.shape)
+                around = torch.nn.functional.max_pool3d(box[None], 3, 1, 1).flatten()
+            self._bounds = torch.cat([squares, around]), strongest
+        return self._bounds
+
+
+def in_dtype(panel: Panel, options: SimulationOptions) -> Panel:
+    """The panel in the type of positions."""
+    dtype = options.index_dtype
+    names = ("origin", "fast", "slow", "pixel_size", "thickness", "mu")
+    converted = {name: getattr(panel, name).to(dtype) for name in names}
+    for name in ("curved", "odet"):
+        if getattr(panel, name) is not None:
+            converted[name] = getattr(panel, name).to(dtype)
+    return replace(panel, **converted)

@@ -1,0 +1,78 @@
+"""nanobragg.benchmark's sweep: images simulated and written as nanobragg.simulate does."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dxtbx.model import ScanFactory
+
+from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.run import benchmark_cases as cases
+from nanobragg_plugin.run.sweep import Detection, run_sweep
+
+#: Degrees and seconds of an image.
+WIDTH, EXPOSURE = 0.1, 0.1
+#: photons/m^2: 1e11 photons/s for EXPOSURE in (0.05 mm)^2, as the preset pilatus_6m.
+FLUENCE = 1e11 * EXPOSURE / (0.05e-3) ** 2
+#: Domains of 100 x 100 x 100 cells in (0.05 mm)^3.
+SPOT_SCALE = 0.05e-3**3 / (1e-10**3 * 100**3 * cases.CELL[0] * cases.CELL[1] * cases.CELL[2])
+#: Photons in every pixel: what makes real images compress badly. And those left out of one.
+BACKGROUND, TOLERANCE = 1.0, 1e-3
+#: Images of a whole data set, for which the time is extrapolated.
+WHOLE = 3600
+
+
+def plan_of(folder: Path, small: float, images: int, options: dict[str, Any]) -> Plan:
+    """The images of the sweep, one after the other in phi."""
+    _, plan = cases.planned(cases.SWEEP_OF, folder, small)
+    model = plan.dxtbx_experiment
+    model.scan = ScanFactory.make_scan(
+        (1, images), [EXPOSURE] * images, (0.0, WIDTH), dict.fromkeys(range(images), 0.0)
+    )
+    crystal = plan.experiment.crystal
+    crystal = replace(crystal, spot_scale=0 * crystal.spot_scale + SPOT_SCALE)
+    return replace(
+        plan,
+        experiment=replace(plan.experiment, crystal=crystal),
+        fluences=(FLUENCE,) * images,
+        phi_sampling="midpoint",
+        options=replace(plan.options, **{**options, "tolerance": TOLERANCE}),
+    )
+
+
+def run(folder: Path, small: float, images: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Seconds to the first image in the file, of each further one, and to close the file; bytes
+    of it; seconds of WHOLE images, extrapolated."""
+    plan = plan_of(folder, small, images, options)
+    moments = []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = Path(place) / "sweep.nxs"
+        start = time.perf_counter()
+        run_sweep(
+            plan,
+            path,
+            Detection(background=BACKGROUND),
+            {"program": "nanobragg.benchmark"},
+            progress=lambda: moments.append(time.perf_counter()),
+        )
+        end = time.perf_counter()
+        size = path.stat().st_size
+    further = [late - early for early, late in zip(moments, moments[1:])]
+    return {**summary(moments[0] - start, further, end - moments[-1]), "bytes": size}
+
+
+def summary(first: float, further: list[float], close: float) -> dict[str, Any]:
+    """The times, s, and what WHOLE images would take at the mean of the further ones."""
+    mean = sum(further) / len(further)
+    whole = first + (WHOLE - 1) * mean + close
+    return {
+        "first_s": first,
+        "further_s": further,
+        "close_s": close,
+        "images_of_whole": WHOLE,
+        "whole_s_extrapolated": whole,
+    }

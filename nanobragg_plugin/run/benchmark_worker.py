@@ -1,0 +1,153 @@
+"""A process of nanobragg.benchmark's own for one kernel and number of threads: what is timed.
+
+`python -m nanobragg_plugin.run.benchmark_worker` reads questions from its input, a line of JSON
+each, and answers with one: so that the one who asks can let another program run in between.
+"""
+
+from __future__ import annotations
+
+import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps its threads
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.run import benchmark_cases as cases
+from nanobragg_plugin.run import benchmark_sweep, messages
+from nanobragg_plugin.simulate import Simulator
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MB = 1e6
+
+
+def memory(name: str) -> float | None:
+    """MB of this process as Linux counts it: VmRSS, or VmHWM, the most there was; else None."""
+    with contextlib.suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024 / MB
+    return None
+
+
+def forget_peak() -> float | None:
+    """Give freed memory back to the system, begin VmHWM anew; MB that remain.
+
+    Where Linux does not let it be begun anew, the peak holds what went before too.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")
+    return memory("VmRSS")
+
+
+class Bench:
+    """One case, kernel and number of threads; each method answers a question."""
+
+    def __init__(self, case: str, folder: str, small: float, threads: int, options: dict) -> None:
+        torch.set_num_threads(threads)
+        self.case, self.folder, self.small = case, Path(folder), small
+        self.options = options
+        self.simulator: Any = None
+        self.image: Any = None
+        self.before: float | None = None
+        if case == cases.SWEEP:
+            return
+        self.work = cases.work(cases.CASES[case], self.folder, small, options)
+
+    def first(self) -> dict:
+        """Seconds to the first image, compilation and work for the whole sweep included."""
+        start = time.perf_counter()
+        self._prepare()
+        self._simulate()
+        return {"seconds": time.perf_counter() - start, "steps": self.work.steps}
+
+    def settle(self) -> dict:
+        """Begin anew in a process that has compiled: seconds of the work for the whole sweep.
+
+        One image follows that is not timed.
+        """
+        self.simulator = self.image = None
+        self.before = forget_peak()
+        start = time.perf_counter()
+        self._prepare()
+        seconds = time.perf_counter() - start
+        self._simulate()
+        return {"seconds": seconds}
+
+    def again(self) -> dict:
+        """Seconds of one more image."""
+        start = time.perf_counter()
+        self._simulate()
+        return {"seconds": time.perf_counter() - start}
+
+    def peak(self) -> dict:
+        """MB of the images since `settle` above what there was before them."""
+        most = memory("VmHWM")
+        return {"mb": None if most is None or self.before is None else most - self.before}
+
+    def save(self, path: str) -> dict:
+        """Write the image as .npy; its maximum, photons."""
+        np.save(path, self.image)
+        return {"max": float(self.image.max())}
+
+    def parity(self, path: str) -> dict:
+        """Write the image with nanoBragg.c's carryover; not timed."""
+        case = cases.CASES[self.case]
+        self.work = cases.work(case, self.folder, self.small, self.options, parity=True)
+        self._prepare()
+        self._simulate()
+        return self.save(path)
+
+    def sweep(self, images: int) -> dict:
+        """Times of a sweep that is simulated and written."""
+        before = forget_peak()
+        times = benchmark_sweep.run(self.folder, self.small, images, self.options)
+        most = memory("VmHWM")
+        peak = None if most is None or before is None else most - before
+        return {**times, "peak_mb": peak}
+
+    def _prepare(self) -> None:
+        work = self.work
+        # one of many images: what they share is kept
+        self.simulator = Simulator(
+            work.experiment, work.structure_factors, work.options, images=1000
+        )
+
+    def _simulate(self) -> None:
+        with torch.no_grad():
+            (image,) = self.simulator.image(self.work.exposure)
+        self.image = image.numpy()
+
+
+def main() -> None:
+    """Answer until there are no more questions; a `Sorry` is an answer too."""
+    with os.fdopen(os.dup(1), "w") as replies:
+        os.dup2(2, 1)  # whatever is printed is none
+        bench = None
+        for line in sys.stdin:
+            asked, given = json.loads(line)
+            try:
+                with messages.clear():
+                    if asked == "begin":
+                        bench, answer = Bench(**given), {}
+                    else:
+                        answer = getattr(bench, asked)(**given)
+            except Sorry as error:
+                answer = {"sorry": str(error)}
+            print(json.dumps(answer), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
