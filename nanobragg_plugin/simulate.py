@@ -26,7 +26,7 @@ Batch = Union[Tensor, slice]
 #: ten seconds otherwise, and compiling takes twenty, once on a machine.
 COMPILE_STEPS = 100_000_000
 #: Pixels in a batch of compiled code and of the sparse kernel, which need little memory.
-BATCH_PIXELS, SPARSE_PIXELS = 1 << 14, 1 << 18
+BATCH_PIXELS, SPARSE_PIXELS = 1 << 16, 1 << 18
 #: Steps that the sparse kernel could do while it tests and fetches one that it keeps (measured).
 SPARSE_COST = 2.5
 
@@ -177,7 +177,8 @@ def _panel_image(
     if not any(map(_length, batches)):
         dtype = kernel.options.index_dtype
         return scale * torch.zeros(model.shape, dtype=dtype, device=scale.device)
-    photons = scale * sum_batches(kernel, panel, batches, cache, progress)
+    photons = sum_batches(kernel, panel, batches, cache, progress)
+    photons = scale * photons if photons.requires_grad else photons.mul_(scale)
     if isinstance(batches[0], slice):
         return photons.reshape(model.shape)
     return place(model, torch.cat(batches), photons)

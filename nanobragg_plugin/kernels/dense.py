@@ -8,6 +8,7 @@ a pixel's steps are always summed alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -167,12 +168,12 @@ class Kernel:
     def _sum_of_rays(self, rays: Rays, vectors: Tensor) -> Tensor:
         """`_sum` of pixels that are one sample each, for all sources, and have no water."""
         ((incidence,),) = self._groups(alone=False)
-        most = rays.weight
-        if self.bound is not None and rays.once is not None:
-            most = most * rays.once
-        total = self._lattice(rays.s1_unit, incidence, vectors, most) * rays.weight
-        total = total * self._per_step()
-        return total if rays.once is None else total * rays.once
+        factors = [x for x in (rays.weight, rays.once) if x is not None]
+        most = factors[0] if len(factors) == 1 or self.bound is None else math.prod(factors)
+        total = self._lattice(rays.s1_unit, incidence, vectors, most)
+        for factor in (rays.weight, self._per_step(), rays.once):
+            total = total if factor is None else total.mul_(factor)
+        return total
 
     def _per_step(self) -> Tensor:
         steps = self.options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
@@ -233,16 +234,19 @@ class Kernel:
         for number, panel in enumerate(self.prepared.panels):
             if number not in self.prepared.rays:
                 slow, fast = (torch.arange(n, device=self.abc.device) for n in panel.shape)
-                pixels = torch.cartesian_prod(slow, fast).split(sparse.POINTS)
-                self.prepared.rays[number] = joined(
-                    [self._rays(number, some, incidence) for some in pixels]
+                rows = slow.split(max(1, sparse.POINTS // len(fast)))
+                rays = (
+                    self._rays(number, torch.cartesian_prod(some, fast), incidence) for some in rows
                 )
+                self.prepared.rays[number] = joined(rays, len(slow) * len(fast))
 
     def _rays(self, number: int, pixels: Tensor, incidence: Incidence) -> Rays:
         ((sample, omega, capture),) = self._samples(number, pixels)
         weight, polar = self._weight(sample, (omega, capture), incidence, None, None)
-        s1_unit = sample.s1_unit.T.contiguous()
-        return Rays(s1_unit, weight, self._once(weight, omega, polar))
+        once = self._once(weight, omega, polar)
+        if self.options.layers_of(number) is None and weight is capture:
+            weight = None
+        return Rays(sample.s1_unit.T.contiguous(), weight, once)
 
     def _finished(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,23 +20,33 @@ KEPT_BYTES = 256 << 20
 @dataclass(frozen=True)
 class Rays:
     """Samples of pixels, one each: s1_unit [3, n]; weight [n]: solid angle, capture and
-    polarization as far as they are taken at every sample; once [n]: as far as they are not; None:
+    polarization as far as they are taken at every sample; once [n]: as far as they are not. None:
     1."""
 
     s1_unit: Tensor
-    weight: Tensor
+    weight: Tensor | None
     once: Tensor | None
 
     def __getitem__(self, which: Tensor | slice) -> Rays:
-        once = None if self.once is None else self.once[which]
-        return Rays(self.s1_unit[:, which], self.weight[which], once)
+        weight, once = (None if x is None else x[which] for x in (self.weight, self.once))
+        return Rays(self.s1_unit[:, which], weight, once)
 
 
-def joined(parts: list[Rays]) -> Rays:
-    """Rays one after the other."""
-    once = None if parts[0].once is None else torch.cat([part.once for part in parts])
-    s1_unit = torch.cat([part.s1_unit for part in parts], 1)
-    return Rays(s1_unit, torch.cat([part.weight for part in parts]), once)
+def joined(parts: Iterator[Rays], count: int) -> Rays:
+    """Rays one after the other, `count` of them, which do not exist twice at any time."""
+    first = next(parts)
+    whole = [
+        None if x is None else x.new_empty(*x.shape[:-1], count)
+        for x in (first.s1_unit, first.weight, first.once)
+    ]
+    start = 0
+    for part in chain([first], parts):
+        stop = start + part.s1_unit.shape[1]
+        for x, of_part in zip(whole, (part.s1_unit, part.weight, part.once)):
+            if x is not None:
+                x[..., start:stop] = of_part
+        start = stop
+    return Rays(*whole)
 
 
 class Prepared:

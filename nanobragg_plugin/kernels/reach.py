@@ -42,8 +42,8 @@ def exceeds(
     In float32 all of it, s1_unit too. points: s1_unit [3, n]; extent [n]; limit [n]. node: maps
     [nodes, 3, 4], spread [nodes, 3, 3], weight [nodes] (`tree.Level`). scatterer: F_cell^2 and its
     bound one after the other [2 m], m [] int32, the strongest [] (`Prepared.bounds`), box, ncells
-    [3] and fudge []. s0_unit [3]. Of gauss they and limit are logarithms, weight is that of
-    N^6 weight.
+    [3] (of square 1/N^2 for N) and fudge []. s0_unit [3]. Of gauss strengths and limit are
+    logarithms, weight is that of N^6 weight.
     """
     s1_unit, extent, limit = points
     maps, spread, weight = node
@@ -63,8 +63,8 @@ def exceeds(
     place = flat_index(nearest, box) + torch.where(beyond > 0, half, torch.zeros_like(half))
     strength = torch.where(wide > 0, strongest, strengths[place])
     if xtal_shape == "square":
-        floors = [1 / (n * n).clamp(min=1) for n in ncells]
-        bottom = [torch.maximum(_sine_sqr(d), floor) for d, floor in zip(away, floors)]
+        # NaN, which maximum would look after at some cost, comes through the other factors
+        bottom = [torch.relu(_sine_sqr(d) - floor) + floor for d, floor in zip(away, ncells)]
         excess = strength * weight[:, None] - limit * bottom[0] * bottom[1] * bottom[2]
         return _above_0(excess)
     radius_sqr = sum((d * n) * (d * n) for d, n in zip(away, ncells)) * fudge
@@ -88,5 +88,6 @@ def _above_0(excess: Tensor) -> Tensor:
 def _sine_sqr(d: Tensor) -> Tensor:
     """At most sin^2(pi d) of d from 0 to 1/2: its series, cut after a negative term."""
     y = d * d
-    sine = math.pi * d * (1 - y * (math.pi**2 / 6 - y * (math.pi**4 / 120 - y * math.pi**6 / 5040)))
+    series = math.pi**2 / 6 - y * (math.pi**4 / 120 - y * (math.pi**6 / 5040))
+    sine = (math.pi * d) * (1 - y * series)
     return sine * sine

@@ -48,6 +48,8 @@ class Bound:
         if scatterer.xtal_shape.endswith("_star"):
             fudge = fudge * _least_stretch(scatterer).float()
         ncells = scatterer.ncells.detach().float()
+        if scatterer.xtal_shape == "square":
+            ncells = ncells.clamp(min=1) ** -2
         half = torch.tensor(len(strengths) // 2, dtype=torch.int32, device=strengths.device)
         self.tensors = strengths, half, strongest, scatterer.box, ncells, fudge
 
