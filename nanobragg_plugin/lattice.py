@@ -45,14 +45,19 @@ def grating_parts(
 
 
 def sine_over(x_sqr: Tensor) -> Tensor:
-    """sin(pi x)/(pi x) of x^2, |x| <= 1/2: its series, to the last bit of the type (the first term
-    left out is 6e-10 in float32, 1e-18 in float64). Compiled code has no faster sine."""
-    terms = 11 if x_sqr.dtype == torch.float64 else 7
-    series = [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k + 1) for k in range(terms)]
+    """sin(pi x)/(pi x) of x^2, |x| <= 1/2. Compiled code has no faster sine than its series."""
+    series = sine_series(x_sqr.dtype)
     total = x_sqr * series[-1] + series[-2]
     for coefficient in series[-3::-1]:
         total = total * x_sqr + coefficient
     return total
+
+
+def sine_series(dtype: torch.dtype) -> list[float]:
+    """Coefficients of the powers of x^2 in sin(pi x)/(pi x), to the last bit of the type for |x| <=
+    1/2 (the first term left out is 6e-10 in float32, 1e-18 in float64)."""
+    terms = 11 if dtype == torch.float64 else 7
+    return [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k + 1) for k in range(terms)]
 
 
 def gauss(radius_sqr: Tensor, n3: Tensor) -> Tensor:

@@ -91,6 +91,14 @@ def sensor_layers(
     return Layers(counts * step, sampling, capture)
 
 
+def steps_per_pixel(experiment: Experiment, options: SimulationOptions, phisteps: int) -> int:
+    """Sub-pixels x sensor layers (of the panel that has most) x sources x phi steps x domains."""
+    panels = range(len(experiment.panels))
+    layers = max(len(of.edges) - 1 if of else 1 for of in map(options.layers_of, panels))
+    domains, sources = len(experiment.crystal.umats), len(experiment.beam.weight)
+    return options.oversample**2 * layers * sources * phisteps * domains
+
+
 def why_not_sparse(experiment: Experiment, options: SimulationOptions) -> str | None:
     """Why the sparse kernel cannot leave anything out; None: it can. Cubic polynomials overshoot
     the amplitudes that bound them, and water lights every pixel."""

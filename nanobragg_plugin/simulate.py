@@ -15,9 +15,8 @@ from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import compiled, dense, sparse
 from nanobragg_plugin.kernels.prepared import Prepared
-from nanobragg_plugin.kernels.samples import layer_count
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
-from nanobragg_plugin.sampling import why_not_sparse
+from nanobragg_plugin.sampling import steps_per_pixel, why_not_sparse
 from nanobragg_plugin.structure_factors import StructureFactors
 
 #: Pixels [n, 2] (slow, fast), or a run of all pixels of a panel whose rays are kept.
@@ -52,9 +51,11 @@ class Simulator:
 
     def choose(self, exposure: Exposure, fluence: float | Tensor | None = None) -> Choice:
         """The kernel, chosen by the first exposure that it is asked for, or that is simulated."""
+        return self._choice(self._kernel(exposure, fluence))
+
+    def _choice(self, kernel: dense.Kernel) -> Choice:
         if self.choice is None:
-            gradients = torch.is_grad_enabled()
-            self.choice = choose(self._kernel(exposure, fluence), self.images, gradients)
+            self.choice = choose(kernel, self.images, torch.is_grad_enabled())
         return self.choice
 
     def image(
@@ -71,13 +72,11 @@ class Simulator:
 
     def ready(self, exposure: Exposure, fluence: float | Tensor | None = None) -> dense.Kernel:
         """The kernel of an image."""
-        choice = self.choose(exposure, fluence)
         kernel = self._kernel(exposure, fluence)
+        choice = self._choice(kernel)
         kernel.compiled = choice.compiled
         if choice.kernel == "sparse":
-            kernel.bound = sparse.Bound(
-                self.prepared, kernel.scatterer, kernel.photons, choice.compiled
-            )
+            kernel.bound = kernel.make_bound(choice.compiled)
         if self.images > 1 and not torch.is_grad_enabled():
             kernel.keep_rays()
         return kernel
@@ -143,18 +142,16 @@ class Choice:
 def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
     """What an image like this one is simulated with; compiles it if that pays."""
     options = kernel.options
-    pixels = sum(len(simulated_pixels(panel)) for panel in kernel.experiment.panels)
-    terms = len(kernel.weight) * kernel.abc.shape[0] * kernel.abc.shape[1]
-    layers = [layer_count(options.layers_of(i)) for i in range(len(kernel.experiment.panels))]
-    steps = images * pixels * terms * options.oversample**2 * max(layers)
+    pixels = sum(map(pixel_count, kernel.experiment.panels))
+    a_pixel = steps_per_pixel(kernel.experiment, options, len(kernel.abc))
+    steps = images * pixels * a_pixel
     kept = None
     refusal = why_not_sparse(kernel.experiment, options)
     if options.kernel == "sparse" and refusal is not None:
         raise ValueError(f"kernel sparse can leave nothing out: {refusal}")
     if options.kernel != "dense" and refusal is None:
-        bound = sparse.Bound(kernel.prepared, kernel.scatterer, kernel.photons)
         with compiled.one_thread():
-            kept = sparse.kept_share(bound, kernel.trees(), kernel.experiment.panels)
+            kept = sparse.kept_share(kernel.make_bound(), kernel.trees(), kernel.experiment.panels)
     name = "dense"
     if kept is not None and (options.kernel == "sparse" or SPARSE_COST * kept < 1):
         name = "sparse"
@@ -204,7 +201,7 @@ def evaluated_batches(
             pixels = kernel.candidates(panel)
     elif kernel.compiled:
         at_once = BATCH_PIXELS
-    everything = model.shape[0] * model.shape[1] if model.mask is None else int(model.mask.sum())
+    everything = pixel_count(model)
     if pixels is None:
         if cache is None and model.mask is None and panel in kernel.prepared.rays:
             starts = range(0, everything, at_once)
@@ -215,6 +212,11 @@ def evaluated_batches(
         flat = (flat[:, 0] * model.shape[1] + flat[:, 1]).unique()
         pixels = torch.stack([flat // model.shape[1], flat % model.shape[1]], 1)
     return pixels.split(at_once), cache, everything - len(pixels)
+
+
+def pixel_count(panel: Panel) -> int:
+    """How many pixels are to be simulated."""
+    return panel.shape[0] * panel.shape[1] if panel.mask is None else int(panel.mask.sum())
 
 
 def simulated_pixels(panel: Panel) -> Tensor:

@@ -66,12 +66,14 @@ def trace_pixel(
     kernel = Simulator(experiment, structure_factors, options).ready(exposure)
     pixel = torch.tensor([slow, fast], device=experiment.panels[panel].origin.device)
     cache = _cache(kernel, panel, pixel)
-    in_image, _ = _run(kernel, panel, pixel[None], cache)
+    in_image = None
+    if kernel.bound is not None:
+        in_image, _ = _run(kernel, panel, pixel[None], cache)
     recorder = Recorder(kernel, exposure, pixel)
     kernel.watch = recorder
     answer, _ = _run(kernel, panel, pixel[None], cache)
     scale = R_E_SQR * experiment.beam.fluence
-    left_out = 0.0 if kernel.bound is None else max(0.0, float(scale * (answer - in_image)))
+    left_out = 0.0 if in_image is None else max(0.0, float(scale * (answer - in_image)))
     samples = recorder.samples()
     sums = recorder.sums(samples, scale * answer, left_out)
     return Trace(_inputs(kernel, exposure, (panel, slow, fast)), samples, sums)

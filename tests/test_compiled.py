@@ -114,7 +114,7 @@ def test_the_sum_over_terms(shape, points, terms, ready):
         Kernel(*model[:3], replace(model[3], precision=p)) for p in ("mixed", "double")
     )
     ((incidence,), *_) = kernel._groups(alone=False)
-    some, s1_unit = kernel._terms(incidence, kernel.abc)[:terms], s1_of(points)
+    some, s1_unit = kernel.known.terms(incidence, kernel.abc)[:terms], s1_of(points)
     exactly = replace(some, weight=some.weight.double())
     expected = lattice_sum(s1_unit, exactly, exact.scatterer)
     how = summing.How(True, None, 999)

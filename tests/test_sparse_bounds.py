@@ -135,7 +135,7 @@ def test_no_term_that_is_left_out_matters(shape, seed, edges, ncells, size, limi
     moved = [s1_unit] + [points_near(seed + k, s1_unit, extent.float().double()) for k in range(4)]
     incidences = [one for group in kernel._groups(alone=False) for one in group]
     for incidence, found in zip(incidences, kernel.trees()):
-        terms = kernel._terms(incidence, kernel.abc)
+        terms = kernel.known.terms(incidence, kernel.abc)
         true = torch.stack(
             [
                 torch.stack([lattice_sum(p, terms[k : k + 1], kernel.scatterer) for p in moved])

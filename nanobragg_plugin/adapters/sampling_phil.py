@@ -100,7 +100,7 @@ def _axes(options: SimulationOptions, phisteps: int, experiment: Experiment) -> 
         f"{options.oversample} x {options.oversample} sub-pixels, {layers} sensor layers, "
         f"{sources} sources, {phisteps} phi steps, {domains} mosaic domains"
     )
-    return words, options.oversample**2 * layers * sources * phisteps * domains
+    return words, sampling.steps_per_pixel(experiment, options, phisteps)
 
 
 def check_size(options: SimulationOptions, phisteps: int, experiment: Experiment) -> None:

@@ -65,16 +65,12 @@ class Compiled:
         return self.ready[device.type] is not None
 
     def _compile(self, device: torch.device) -> Callable[..., Any] | None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), one_thread():
                 return self._compiled(device)
         except Exception as error:  # torch raises whatever its compilers do
             _warn(error)
             return None
-        finally:
-            torch.set_num_threads(threads)
 
     def _compiled(self, device: torch.device) -> Callable[..., Any]:
         import torch._dynamo  # takes a second

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from nanobragg_plugin import background, carryover
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.corrections import polarization, seen_plane, solid_angle
-from nanobragg_plugin.geometry import scattering_vector, subpixel_offsets
+from nanobragg_plugin.corrections import polarization
+from nanobragg_plugin.geometry import scattering_vector
 from nanobragg_plugin.kernels import compiled, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
-from nanobragg_plugin.kernels.lattice_sum import Terms, terms_of
+from nanobragg_plugin.kernels.known import KnownTerms
 from nanobragg_plugin.kernels.prepared import Prepared, Rays, joined
-from nanobragg_plugin.kernels.samples import Sample, capture_of, layer_count, sample_of
-from nanobragg_plugin.kernels.tree import Tree, tree_of
+from nanobragg_plugin.kernels.samples import Sample, captured_once, layer_count, weighted_samples
+from nanobragg_plugin.kernels.tree import Tree
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
 from nanobragg_plugin.structure_factors import StructureFactors
@@ -69,9 +69,7 @@ class Kernel:
         self.photons = float((R_E_SQR * beam.fluence * crystal.spot_scale).detach())
         self.bound: sparse.Bound | None = None
         self.compiled = False
-        self._known_terms: dict[tuple, tuple[Tensor, Terms]] = {}
-        self._known_trees: dict[tuple, tuple[Tensor, Tree]] = {}
-        self._known_leaves: dict[tuple, list[Terms]] = {}
+        self.known = KnownTerms()
         self._known_stale: tuple[Tensor, Tensor] | None = None
 
     def __call__(
@@ -171,13 +169,16 @@ class Kernel:
         factors = [x for x in (rays.weight, rays.once) if x is not None]
         most = factors[0] if len(factors) == 1 or self.bound is None else math.prod(factors)
         total = self._lattice(rays.s1_unit, incidence, vectors, most)
-        for factor in (rays.weight, self._per_step(), rays.once):
+        for factor in (rays.weight, self.spot_scale / self.steps, rays.once):
             total = total if factor is None else total.mul_(factor)
         return total
 
-    def _per_step(self) -> Tensor:
-        steps = self.options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
-        return self.spot_scale / (steps * len(self.weight))
+    @property
+    def steps(self) -> int:
+        """Steps by which a pixel's sum is divided: sensor layers, which share the photons between
+        them, are none."""
+        steps, domains = self.abc.shape[:2]
+        return len(self.weight) * self.options.oversample**2 * steps * domains
 
     def _weight(
         self,
@@ -259,13 +260,15 @@ class Kernel:
         """From the weighted sum over samples to that over steps. once: the product of the factors
         (omega, polar) that are taken once."""
         options, water = self.options, None
-        steps = len(self.weight) * options.oversample**2 * self.abc.shape[0] * self.abc.shape[1]
-        total = weighted * self._per_step()
+        total = weighted * (self.spot_scale / self.steps)
         if options.water_c_um > 0:
-            water = self._water(number, pixels)
-            total = total + water / steps
+            panel = self.prepared.panels[number]
+            water = self.water * captured_once(panel, pixels, options, number)
+            total = total + water / self.steps
         omega, polar = factors
-        self._show("sum", weighted=weighted, water=water, omega=omega, polar=polar, steps=steps)
+        self._show(
+            "sum", weighted=weighted, water=water, omega=omega, polar=polar, steps=self.steps
+        )
         return total if once is None else total * once
 
     def _show(self, step: str, **values: Any) -> None:
@@ -273,46 +276,8 @@ class Kernel:
             self.watch(step, values)
 
     def _samples(self, number: int, pixels: Tensor) -> Iterator[tuple[Sample, Tensor, Tensor]]:
-        """Every layer's sub-pixels with their solid angle and capture [n]: their own, or the first
-        sub-pixel's (solid angle: of layer 0) where a factor is taken once."""
-        options, panel = self.options, self.prepared.panels[number]
-        layers = options.layers_of(number)
-        offsets = subpixel_offsets(options.oversample)
-        omega = None
-        for layer in range(layer_count(layers)):
-            capture = None
-            if layers is not None and layers.capture == "last":
-                last = sample_of(panel, pixels, offsets[0], layers, layer_count(layers) - 1)
-                capture = capture_of(panel, last, layers, layer_count(layers) - 1)
-            for offset in offsets:
-                sample = sample_of(panel, pixels, offset, layers, layer)
-                if omega is None or options.oversample_omega:
-                    plane = seen_plane(panel, layers, sample.distance, sample.cosine)
-                    omega = solid_angle(panel, sample.distance, plane, options.point_pixel)
-                if capture is None or options.oversample_thick:
-                    capture = capture_of(panel, sample, layers, layer)
-                made = {"plane": plane, "omega": omega, "capture": capture}
-                self._show("sample", layer=layer, offset=offset, **vars(sample), **made)
-                yield sample, omega, capture
-
-    def _water(self, number: int, pixels: Tensor) -> Tensor:
-        """nanoBragg.c's water before solid angle and polarization, [n].
-
-        It is captured only where capture is taken once: as the last layer captures, nanoBragg.c's
-        defect, or as all layers together, which is what that defect stands for.
-        """
-        options, panel = self.options, self.prepared.panels[number]
-        layers = options.layers_of(number)
-        water = self.water.expand(len(pixels))
-        if layers is None or options.oversample_thick:
-            return water
-        offset = subpixel_offsets(options.oversample)[0]
-        first = layer_count(layers) - 1 if layers.capture == "last" else 0
-        captured = torch.zeros_like(water)
-        for layer in range(first, layer_count(layers)):
-            sample = sample_of(panel, pixels, offset, layers, layer)
-            captured = captured + capture_of(panel, sample, layers, layer)
-        return water * captured
+        panel = self.prepared.panels[number]
+        return weighted_samples(panel, pixels, self.options, number, self._show)
 
     def _polarization(self, s1_unit: Tensor, incidence: Incidence) -> Tensor:
         """[n] of s1 [n, 3]."""
@@ -341,43 +306,14 @@ class Kernel:
         self._show("ray", incidence=incidence, q=q, kept=kept)
         return kept
 
-    def _terms(self, incidence: Incidence, vectors: Tensor) -> Terms:
-        """What is summed over at each sample; made once of the same vectors."""
-        key = (id(vectors), incidence.sources, incidence.step)
-        known = None if torch.is_grad_enabled() else self._known_terms.get(key)
-        if known is not None:
-            return known[1]
-        terms = terms_of(
-            incidence.vectors_of(vectors),
-            incidence.s0_unit,
-            incidence.wavelength,
-            incidence.weight,
-        )
-        if not torch.is_grad_enabled():  # else the backward pass, which does it again, would differ
-            self._known_terms[key] = vectors, terms  # kept, so that its id stays its own
-        return terms
-
-    def _tree(self, incidence: Incidence, vectors: Tensor) -> Tree:
-        """The terms' tree, which has no gradient; made once of the same vectors."""
-        key = (id(vectors), incidence.sources, incidence.step)
-        if key not in self._known_trees:
-            with torch.no_grad():
-                tree = tree_of(self._terms(incidence, vectors), incidence.s0_unit)
-            self._known_trees[key] = vectors, tree
-        return self._known_trees[key][1]
-
-    def _leaves(self, incidence: Incidence, vectors: Tensor, tree: Tree) -> list[Terms]:
-        if torch.is_grad_enabled():
-            return tree.leaves(self._terms(incidence, vectors))
-        key = (id(vectors), incidence.sources, incidence.step)
-        if key not in self._known_leaves:
-            self._known_leaves[key] = tree.leaves(self._terms(incidence, vectors))
-        return self._known_leaves[key]
+    def make_bound(self, compiled: bool = False) -> sparse.Bound:
+        """What the sparse kernel leaves terms out by; compiled: whether by compiled code."""
+        return sparse.Bound(self.prepared, self.scatterer, self.photons, compiled)
 
     def trees(self) -> list[Tree]:
         """Of all that is summed over."""
         return [
-            self._tree(incidence, self.abc)
+            self.known.tree(incidence, self.abc)
             for group in self._groups(alone=False)
             for incidence in group
         ]
@@ -404,18 +340,17 @@ class Kernel:
         """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n], at least where a pixel of the
         solid angle omega, or of what else weighs it, has the tolerance."""
         amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
-        terms = self._terms(incidence, vectors)
         between = amplitudes if interpolate else None
         how = summing.How(self.compiled, between, self.options.batch_steps)
+        if self.bound is not None and self.watch is None:
+            tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
+            return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
+        terms = self.known.terms(incidence, vectors)
         if self.watch is not None:
             self._show("vectors", vectors=incidence.vectors_of(vectors))
             explain.explain(
                 self._show, s1_unit, terms.maps, self.scatterer, amplitudes, interpolate
             )
-        elif self.bound is not None:
-            tree = self._tree(incidence, vectors)
-            leaves = self._leaves(incidence, vectors, tree)
-            return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
         return summing.summed(s1_unit, terms, self.scatterer, how)
 
 

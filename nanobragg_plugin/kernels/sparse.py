@@ -133,9 +133,11 @@ def kept_share(bound: Bound, trees: list[Tree], panels: tuple[Panel, ...]) -> fl
     a part of an image is simulated as all of it is."""
     kept, total = 0, 1
     for number, panel in enumerate(panels):
-        pixels = _all_pixels(panel, None)
+        slow, fast = panel.shape
         # a step that is a multiple of no row's length, or nearly
-        some = pixels[:: max(1, round(len(pixels) * len(panels) / SAMPLED * 0.987))]
+        step = max(1, round(slow * fast * len(panels) / SAMPLED * 0.987))
+        flat = torch.arange(0, slow * fast, step, device=panel.origin.device)
+        some = torch.stack([flat // fast, flat % fast], 1)
         s1_unit, extent, omega = patches(bound.prepared, number, some + 0.5, 1)
         limit = bound.limit(omega)
         for tree in trees:
@@ -168,7 +170,7 @@ def candidates(
             some[_lit(bound, trees, *patches(prepared, number, some + 0.5, 1))]
             for some in pixels.split(POINTS)
         ]
-        pixels = torch.cat(parts) if parts else pixels
+        pixels = torch.cat(parts)
     return pixels
 
 
@@ -180,11 +182,6 @@ def _pixels_of(corners: Tensor, panel: Panel, mask: Tensor | None) -> Tensor:
         inside = (pixels[:, 0] < panel.shape[0]) & (pixels[:, 1] < panel.shape[1])
         pixels = pixels[inside]
     return pixels if mask is None else pixels[mask[pixels[:, 0], pixels[:, 1]]]
-
-
-def _all_pixels(panel: Panel, mask: Tensor | None) -> Tensor:
-    everywhere = torch.ones(panel.shape, dtype=torch.bool, device=panel.origin.device)
-    return torch.nonzero(everywhere if mask is None else mask.to(everywhere.device))
 
 
 def _lit(bound: Bound, trees: list[Tree], s1_unit: Tensor, extent: Tensor, omega: Tensor) -> Tensor:
@@ -206,9 +203,7 @@ def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> tuple[Tensor
     if mask is not None:
         some = torch.nn.functional.max_pool2d(mask[None].float(), TILE, ceil_mode=True)[0]
         corners = corners[some.flatten() > 0]
-    parts = [patches(prepared, number, one + TILE / 2, TILE) for one in corners.split(POINTS)] or [
-        patches(prepared, number, corners + TILE / 2, TILE)
-    ]
+    parts = [patches(prepared, number, one + TILE / 2, TILE) for one in corners.split(POINTS)]
     s1_unit = torch.cat([part[0] for part in parts], 1)
     return corners, s1_unit, *(torch.cat([part[i] for part in parts]) for i in (1, 2))
 

@@ -37,7 +37,7 @@ def summed(s1_unit: Tensor, terms: Terms, scatterer: Scatterer, how: How) -> Ten
         at_once = max(1, how.batch_steps // len(terms) // COLUMNS) * COLUMNS
         points = torch.cat([s1_unit, fill], 1).split(at_once, 1)
         parts = [lattice_sum(some, terms, scatterer, how.interpolated) for some in points]
-        return torch.cat(parts)[:n] if parts else s1_unit.new_zeros(0)
+        return torch.cat(parts)[:n]
     if len(terms) == 1:  # compiled code is for two and more
         again = torch.cat([terms.weight, torch.zeros_like(terms.weight)])
         terms = Terms(terms.maps.expand(2, 3, 4), again)

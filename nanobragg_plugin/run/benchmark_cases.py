@@ -16,6 +16,7 @@ from nanobragg_plugin.adapters.classic import exact
 from nanobragg_plugin.adapters.classic.translate import Translated, translate
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
+from nanobragg_plugin.sampling import steps_per_pixel
 from nanobragg_plugin.structure_factors import StructureFactors
 
 CELL = (79.1, 79.1, 38.4)  # Angstrom; lysozyme's, right angles
@@ -110,7 +111,7 @@ def work(case: Case, folder: Path, small: float, options: dict, parity: bool = F
         exposure,
         plan.structure_factors,
         replace(plan.options, **options),
-        steps_of(translated.n_pixels, experiment, exposure, plan.options),
+        translated.n_pixels * steps_per_pixel(experiment, plan.options, len(exposure.phi)),
     )
 
 
@@ -124,14 +125,6 @@ def planned(case: Case, folder: Path, small: float, mode: str = "spec") -> tuple
         crystal = replace(plan.experiment.crystal, xtal_shape="gauss")
         plan = replace(plan, experiment=replace(plan.experiment, crystal=crystal))
     return translated, plan
-
-
-def steps_of(
-    pixels: int, experiment: Experiment, exposure: Exposure, options: SimulationOptions
-) -> int:
-    """Steps of an image without sensor layers."""
-    domains, sources = len(experiment.crystal.umats), len(experiment.beam.weight)
-    return pixels * options.oversample**2 * sources * len(exposure.phi) * domains
 
 
 def roi_words(case: Case, small: float) -> list[str]:

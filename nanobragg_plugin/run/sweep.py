@@ -61,7 +61,8 @@ def seed_of_sweep(seed: int, sweep: int) -> int:
 def simulator_of(plan: Plan) -> Simulator:
     """What simulates the images of a plan, with the kernel that suits the first one."""
     simulator = Simulator(plan.experiment, plan.structure_factors, plan.options, plan.n_images)
-    choice = simulator.choose(plan.exposure(0), plan.fluences[0])
+    with torch.no_grad():  # for images that want gradients nothing is compiled
+        choice = simulator.choose(plan.exposure(0), plan.fluences[0])
     logger.info("Kernel: %s", choice)
     return simulator
 
