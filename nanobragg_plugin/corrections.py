@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.geometry import dot
 from nanobragg_plugin.models import Layers, Panel
 
 
@@ -27,17 +28,17 @@ def seen_plane(panel: Panel, layers: Layers | None, distance: Tensor, cosine: Te
 
 
 def polarization(s1_unit: Tensor, s0_unit: Tensor, axis: Tensor, kahn_factor: Tensor) -> Tensor:
-    """Kahn factor of polarization of unit vectors [..., 3]; axis [3]: E vector of the beam.
+    """Kahn factor of polarization of unit vectors [..., 3] in a beam along s0_unit [3]; axis [3]: E
+    vector of the beam.
 
     (1 + cos^2 2theta - K ((s1.E)^2 - (s1.B)^2))/2, B along axis x s0, E along s0 x B: Kahn et
     al. (1982), J. Appl. Cryst. 15, 330-337, as nanoBragg.c's `polarization_factor`, without the
     angle psi, whose gradient is not defined on the beam.
     """
-    b = torch.linalg.cross(axis.expand_as(s0_unit), s0_unit)
-    b = b / torch.linalg.vector_norm(b, dim=-1, keepdim=True)
+    b = torch.linalg.cross(axis, s0_unit)
+    b = b / torch.linalg.vector_norm(b)
     e = torch.linalg.cross(s0_unit, b)
-    cos_2theta = (s1_unit * s0_unit).sum(-1)
-    along_e, along_b = (s1_unit * e).sum(-1), (s1_unit * b).sum(-1)
+    cos_2theta, along_e, along_b = (dot(s1_unit, v) for v in (s0_unit, e, b))
     return (1 + cos_2theta**2 - kahn_factor * (along_e**2 - along_b**2)) / 2
 
 

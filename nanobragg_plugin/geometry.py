@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,9 +21,21 @@ def subpixel_offsets(oversample: int) -> tuple[tuple[float, float], ...]:
 def lab_position(panel: Panel, slow: Tensor, fast: Tensor) -> Tensor:
     """Laboratory position [..., 3] mm on the surface of a panel of pixel coordinates [...]
     (a pixel's centre is at +0.5)."""
-    along_fast = (fast * panel.pixel_size[0])[..., None] * panel.fast
-    along_slow = (slow * panel.pixel_size[1])[..., None] * panel.slow
-    return panel.origin + along_fast + along_slow
+    along_fast, along_slow = fast * panel.pixel_size[0], slow * panel.pixel_size[1]
+    parts = zip(panel.origin, panel.fast, panel.slow)
+    return joined([o + along_fast * f + along_slow * s for o, f, s in parts])
+
+
+def joined(components: Sequence[Tensor]) -> Tensor:
+    """Vectors [..., 3] of x, y and z [...], each of which stays together in memory: operations on
+    arrays whose rows are as short as three take several times as long."""
+    return torch.stack(tuple(components)).movedim(0, -1)
+
+
+def dot(v: Tensor, w: Tensor) -> Tensor:
+    """The product [...] of vectors [..., 3] with one vector [3]."""
+    x, y, z = v.unbind(-1)
+    return x * w[0] + y * w[1] + z * w[2]
 
 
 def curve(panel: Panel, flat: Tensor) -> Tensor:

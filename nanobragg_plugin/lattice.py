@@ -46,10 +46,14 @@ def grating_parts(
 
 def sine_over(x_sqr: Tensor) -> Tensor:
     """sin(pi x)/(pi x) of x^2, |x| <= 1/2. Compiled code has no faster sine than its series."""
-    series = sine_series(x_sqr.dtype)
-    total = x_sqr * series[-1] + series[-2]
-    for coefficient in series[-3::-1]:
-        total = total * x_sqr + coefficient
+    return polynomial(x_sqr, sine_series(x_sqr.dtype))
+
+
+def polynomial(x: Tensor, coefficients: list[float]) -> Tensor:
+    """Of x, coefficients of rising powers: two or more."""
+    total = x * coefficients[-1] + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
+        total = total * x + coefficient
     return total
 
 

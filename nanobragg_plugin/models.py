@@ -7,7 +7,9 @@ a scan-varying model, or 1 of a static one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,6 +208,17 @@ class SimulationOptions:
     def value_dtype(self) -> torch.dtype:
         """The type of everything after the nearest index is subtracted."""
         return torch.float64 if self.precision == "double" else torch.float32
+
+
+def tensors_of(*things: Any) -> Iterator[Tensor]:
+    """All tensors in dataclasses, tuples and what they hold."""
+    for thing in things:
+        if isinstance(thing, Tensor):
+            yield thing
+        elif isinstance(thing, tuple):
+            yield from tensors_of(*thing)
+        elif is_dataclass(thing):
+            yield from tensors_of(*vars(thing).values())
 
 
 def with_mask(panel: Panel, mask: Tensor | None) -> Panel:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
@@ -13,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.kernels import compiled, dense, sparse
+from nanobragg_plugin.kernels import compiled, dense, derivatives, sparse
+from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.sampling import steps_per_pixel, why_not_sparse
@@ -26,6 +26,8 @@ Batch = Union[Tensor, slice]
 COMPILE_STEPS = 100_000_000
 #: Pixels in a batch of compiled code and of the sparse kernel, which need little memory.
 BATCH_PIXELS, SPARSE_PIXELS = 1 << 16, 1 << 18
+#: Bytes of a panel's sums over terms that are kept for the backward pass, at most.
+REMEMBERED_BYTES = 256 << 20
 #: Steps that the sparse kernel could do while it tests and fetches one that it keeps (measured).
 SPARSE_COST = 2.5
 
@@ -55,7 +57,7 @@ class Simulator:
 
     def _choice(self, kernel: dense.Kernel) -> Choice:
         if self.choice is None:
-            self.choice = choose(kernel, self.images, torch.is_grad_enabled())
+            self.choice = choose(kernel, self.images, kernel.varies)
         return self.choice
 
     def image(
@@ -77,7 +79,7 @@ class Simulator:
         kernel.compiled = choice.compiled
         if choice.kernel == "sparse":
             kernel.bound = kernel.make_bound(choice.compiled)
-        if self.images > 1 and not torch.is_grad_enabled():
+        if self.images > 1 and not kernel.rays_vary:
             kernel.keep_rays()
         return kernel
 
@@ -157,10 +159,10 @@ def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
         name = "sparse"
     wanted = options.compile == "always" or (
         options.compile == "auto"
-        and not gradients
+        and (kernel.has_slopes or not gradients)
         and steps * (kept + 0.02 if name == "sparse" else 1) >= COMPILE_STEPS
     )
-    return Choice(name, wanted and kernel.compile(name == "sparse"), steps, kept)
+    return Choice(name, wanted and kernel.compile(name == "sparse", gradients), steps, kept)
 
 
 def _panel_image(
@@ -241,10 +243,8 @@ def sum_batches(
     """
 
     def run(some: tuple[Batch, ...], cache: carryover.PhiCache | None) -> list[Any]:
-        if torch.is_grad_enabled():  # evaluated again in the backward pass, not remembered
-            return [
-                done(checkpoint(kernel, panel, one, cache, use_reentrant=False)) for one in some
-            ]
+        if kernel.varies:  # evaluated again in the backward pass
+            return [done(_checkpoint(kernel, panel, one, cache, few)) for one in some]
         return in_threads(lambda one: done(kernel(panel, one, cache)), some, kernel.abc.is_cpu)
 
     def done(answer: Any) -> Any:
@@ -252,6 +252,7 @@ def sum_batches(
             progress(len(answer[0]))
         return answer
 
+    few = 8 * kernel.sums_per_pixel * sum(map(_length, batches)) <= REMEMBERED_BYTES
     sums = []
     # d_min may leave out every sample of a batch, which then leaves the cache empty
     while cache is not None and not cache.valid and len(sums) < len(batches):
@@ -260,29 +261,16 @@ def sum_batches(
     return torch.cat([*sums, *(rest for rest, _ in run(batches[len(sums) :], cache))])
 
 
-def in_threads(
-    work: Callable[[Batch], Any], items: Sequence[Batch], on_cpu: bool = True
-) -> list[Any]:
-    """`work` of every item, in their order, without gradients.
-
-    On a CPU each thread takes an item of its own, with one thread within torch: operations that
-    are split among threads wait for the slowest at every step, which on a busy machine is
-    several times slower, and long sums would depend on the number of threads.
-    """
-    threads = torch.get_num_threads()
-
-    def alone(item: Batch) -> Any:
-        with torch.no_grad():
-            return work(item)
-
-    if threads == 1 or not items or not on_cpu:
-        return [alone(item) for item in items]
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        return list(pool.map(alone, items))
-    finally:
-        pool.shutdown(cancel_futures=True)  # interrupted, the rest of the image is not waited for
-        torch.set_num_threads(threads)
+def _checkpoint(
+    kernel: dense.Kernel,
+    panel: int,
+    batch: Batch,
+    cache: carryover.PhiCache | None,
+    remembers: bool,
+) -> Any:
+    """The kernel's answer, of which autograd remembers at most the sums over terms."""
+    remembered = derivatives.Remembered() if remembers else None
+    return checkpoint(kernel, panel, batch, cache, remembered, use_reentrant=False)
 
 
 def place(panel: Panel, pixels: Tensor, values: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def directions(n: int = 500) -> tuple[Tensor, Tensor]:
 
 
 def polarization(s1: Tensor, s0: Tensor, axis: Tensor, kahn_factor: float) -> Tensor:
-    return corrections.polarization(s1, s0.expand_as(s1), axis, vector(kahn_factor)[0])
+    return corrections.polarization(s1, s0, axis, vector(kahn_factor)[0])
 
 
 @pytest.mark.parametrize("kahn_factor", (0.0, 0.9, 1.0, -1.0))

@@ -250,10 +250,11 @@ def test_the_gradient_of_many_batches_is_that_of_one(mode):
 
 
 def test_the_forward_pass_keeps_pixels_not_samples():
-    """713 pixels of 80 samples: the kernel alone keeps dozens of tensors of all samples."""
+    """713 pixels of 80 samples: of these the kernel alone keeps none, and of pixels dozens of
+    tensors, which `simulate` does not."""
     setup = Setup(seed=9, image_size=(31, 23), domains=40, phi=(0.0, 0.1))
     values = {name: value.requires_grad_() for name, value in parameters(setup).items()}
     model = build(setup, values)
-    samples = 31 * 23 * 80 * 8
-    assert saved_bytes(lambda: sums(dense, model)) > 20 * samples
-    assert saved_bytes(lambda: simulate(*model)) < samples / 5
+    pixels = 31 * 23 * 8
+    assert 20 * pixels < saved_bytes(lambda: sums(dense, model)) < 100 * pixels
+    assert saved_bytes(lambda: simulate(*model)) < 16 * pixels

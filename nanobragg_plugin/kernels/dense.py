@@ -19,13 +19,13 @@ from nanobragg_plugin import background, carryover
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.corrections import polarization
 from nanobragg_plugin.geometry import scattering_vector
-from nanobragg_plugin.kernels import compiled, explain, sparse, summing
+from nanobragg_plugin.kernels import blocks, compiled, derivatives, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
 from nanobragg_plugin.kernels.known import KnownTerms
 from nanobragg_plugin.kernels.prepared import Prepared, Rays, joined
 from nanobragg_plugin.kernels.samples import Sample, captured_once, layer_count, weighted_samples
 from nanobragg_plugin.kernels.tree import Tree
-from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
+from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions, tensors_of
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
 from nanobragg_plugin.structure_factors import StructureFactors
 
@@ -77,6 +77,7 @@ class Kernel:
         panel: int,
         pixels: Tensor | slice,
         cache: carryover.PhiCache | None = None,
+        remembered: derivatives.Remembered | None = None,
     ) -> tuple[Tensor, carryover.PhiCache | None]:
         """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n]; or of a run of
         all pixels, of a panel whose rays are kept.
@@ -84,14 +85,17 @@ class Kernel:
         spot_scale F_cell^2 F_latt^2 with every correction factor and weight, and nanoBragg.c's
         water, divided by the number of steps; times r_e^2 fluence it is expected photons. With a
         cache the phi carryover of nanoBragg.c is emulated, and the cache after these pixels
-        returned: still empty if d_min leaves out all of their samples.
+        returned: still empty if d_min leaves out all of their samples. remembered: the sums over
+        terms of these pixels, empty at first.
         """
+        if remembered is not None:
+            remembered.begin()
         if cache is None:
-            return self._sum(panel, pixels, self.abc, self.abc), None
+            return self._sum(panel, pixels, self.abc, self.abc, remembered), None
         slow, fast = pixels.unbind(-1)
         if cache.valid:
             stale = self._stale_of(cache, slow, fast)
-            return self._sum(panel, pixels, stale, stale), carryover.store_phi_final(
+            return self._sum(panel, pixels, stale, stale, remembered), carryover.store_phi_final(
                 cache, slow, fast, stale[-1]
             )
         # the run's first sample alone has no predecessor
@@ -99,8 +103,8 @@ class Kernel:
         stale = carryover.stale_steps(self.abc, self.zero, first[-1])
         opening = self._first_evaluated(panel, pixels)
         photons = [
-            self._sum(panel, pixels[: opening + 1], first, stale),
-            self._sum(panel, pixels[opening + 1 :], stale, stale),
+            self._sum(panel, pixels[: opening + 1], first, stale, remembered),
+            self._sum(panel, pixels[opening + 1 :], stale, stale, remembered),
         ]
         return torch.cat(photons), carryover.store_phi_final(
             cache, slow[opening:], fast[opening:], stale[-1]
@@ -137,12 +141,19 @@ class Kernel:
         merged = not alone and self.options.d_min == 0
         return incidences(self.incident, self.wavelengths, self.weight, merged)
 
-    def _sum(self, number: int, pixels: Tensor, first: Tensor, rest: Tensor) -> Tensor:
+    def _sum(
+        self,
+        number: int,
+        pixels: Tensor,
+        first: Tensor,
+        rest: Tensor,
+        remembered: derivatives.Remembered | None,
+    ) -> Tensor:
         """The sum, with real-space vectors `first` for the first sample that d_min leaves in, of
         whichever pixel, and `rest` for all others."""
         rays = self._kept_rays(number, pixels) if first is rest else None
         if rays is not None:
-            return self._sum_of_rays(rays, rest)
+            return self._sum_of_rays(rays, rest, remembered)
         options = self.options
         total = torch.zeros(len(pixels), dtype=options.index_dtype, device=pixels.device)
         polar, omega, vectors = None, None, first
@@ -158,19 +169,23 @@ class Kernel:
                         continue
                     evaluated = True
                     weight, polar = self._weight(sample, (omega, capture), incidence, polar, kept)
-                    total = total + self._lattice(s1_unit, incidence, vectors, omega) * weight
+                    lattice = self._lattice(s1_unit, incidence, vectors, omega, remembered)
+                    total = total + lattice * weight
                 vectors = rest if evaluated else vectors
         once = self._once(total, omega, polar)
         return self._finished(number, pixels, total, once, (omega, polar))
 
-    def _sum_of_rays(self, rays: Rays, vectors: Tensor) -> Tensor:
+    def _sum_of_rays(
+        self, rays: Rays, vectors: Tensor, remembered: derivatives.Remembered | None
+    ) -> Tensor:
         """`_sum` of pixels that are one sample each, for all sources, and have no water."""
         ((incidence,),) = self._groups(alone=False)
         factors = [x for x in (rays.weight, rays.once) if x is not None]
         most = factors[0] if len(factors) == 1 or self.bound is None else math.prod(factors)
-        total = self._lattice(rays.s1_unit, incidence, vectors, most)
+        total = self._lattice(rays.s1_unit, incidence, vectors, most, remembered)
         for factor in (rays.weight, self.spot_scale / self.steps, rays.once):
-            total = total if factor is None else total.mul_(factor)
+            if factor is not None:
+                total = total * factor if total.requires_grad else total.mul_(factor)
         return total
 
     @property
@@ -212,7 +227,7 @@ class Kernel:
     def _kept_rays(self, number: int, pixels: Tensor | slice) -> Rays | None:
         """Those of pixels that were kept by `keep_rays`."""
         rays = self.prepared.rays.get(number)
-        if rays is None or self.watch is not None or torch.is_grad_enabled():
+        if rays is None or self.watch is not None or self.rays_vary:
             return None
         if isinstance(pixels, slice):
             return rays[pixels]
@@ -284,8 +299,7 @@ class Kernel:
         beam = self.experiment.beam
         axis = beam.polarization_axis.to(s1_unit.dtype)
         kahn_factor = beam.kahn_factor.to(s1_unit.dtype)
-        s0_unit = incidence.s0_unit.expand_as(s1_unit)
-        polar = polarization(s1_unit, s0_unit, axis, kahn_factor)
+        polar = polarization(s1_unit, incidence.s0_unit, axis, kahn_factor)
         self._show("polarization", polar=polar)
         return polar
 
@@ -318,15 +332,51 @@ class Kernel:
             for incidence in group
         ]
 
-    def compile(self, for_sparse: bool) -> bool:
-        """Have the functions compiled that this kernel calls; whether all could be."""
+    @property
+    def sums_per_pixel(self) -> int:
+        """How many sums over terms a pixel is made of."""
+        layers = [layer_count(self.options.layers_of(i)) for i in range(len(self.prepared.panels))]
+        incidences = sum(map(len, self._groups(alone=False)))
+        return self.options.oversample**2 * max(layers) * incidences
+
+    @property
+    def varies(self) -> bool:
+        """Whether gradients are wanted, and of something."""
+        amplitudes = self.prepared.amplitudes.Fhkl
+        return torch.is_grad_enabled() and any(
+            tensor.requires_grad
+            for tensor in tensors_of(self.experiment, self.options.layers, amplitudes)
+        )
+
+    @property
+    def rays_vary(self) -> bool:
+        """Whether they are of what `Rays` are made of."""
+        beam = self.experiment.beam
+        made_of = (
+            self.experiment.panels,
+            self.options.layers,
+            (beam.direction, beam.kahn_factor, beam.polarization_axis),
+        )
+        return torch.is_grad_enabled() and any(one.requires_grad for one in tensors_of(made_of))
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether the derivatives of the sum over terms are made by `derivatives`, not by torch."""
+        return not self.options.interpolate and derivatives.has_slopes(self.scatterer)
+
+    def compile(self, for_sparse: bool, with_slopes: bool = False) -> bool:
+        """Have the functions compiled that this kernel calls, with_slopes: for gradients; whether
+        all could be."""
         if self.options.interpolate:
             return False
-        shape, device = self.scatterer.xtal_shape, self.abc.device
-        index, value = self.options.index_dtype, self.options.value_dtype
-        wanted = [compiled.lattice_sum_of(shape, index, value)]
+        scatterer, device = self.scatterer, self.abc.device
+        of = scatterer.xtal_shape, self.options.index_dtype, self.options.value_dtype
+        wanted = [compiled.lattice_sum_of(*of)]
         if for_sparse:
-            wanted += [compiled.exceeds_of(shape, single) for single in (True, False)]
+            wanted += [compiled.exceeds_of(of[0], single) for single in (True, False)]
+        if with_slopes:
+            everything = scatterer.ncells.requires_grad or scatterer.fudge.requires_grad
+            wanted.append(compiled.channels_of(*of, everything, scatterer.squares.requires_grad))
         return all([one.want(device) for one in wanted])
 
     def candidates(self, number: int) -> Tensor | None:
@@ -335,13 +385,20 @@ class Kernel:
         return sparse.candidates(self.prepared, number, self.bound, self.trees(), mask)
 
     def _lattice(
-        self, s1_unit: Tensor, incidence: Incidence, vectors: Tensor, omega: Tensor
+        self,
+        s1_unit: Tensor,
+        incidence: Incidence,
+        vectors: Tensor,
+        omega: Tensor,
+        remembered: derivatives.Remembered | None = None,
     ) -> Tensor:
         """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n], at least where a pixel of the
         solid angle omega, or of what else weighs it, has the tolerance."""
         amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
         between = amplitudes if interpolate else None
         how = summing.How(self.compiled, between, self.options.batch_steps)
+        if self.watch is None and self.varies and self.has_slopes:
+            return self._differentiable(s1_unit, incidence, vectors, omega, how, remembered)
         if self.bound is not None and self.watch is None:
             tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
             return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
@@ -352,6 +409,30 @@ class Kernel:
                 self._show, s1_unit, terms.maps, self.scatterer, amplitudes, interpolate
             )
         return summing.summed(s1_unit, terms, self.scatterer, how)
+
+    def _differentiable(
+        self,
+        s1_unit: Tensor,
+        incidence: Incidence,
+        vectors: Tensor,
+        omega: Tensor,
+        how: summing.How,
+        remembered: derivatives.Remembered | None,
+    ) -> Tensor:
+        """The sum with derivatives that `derivatives` makes."""
+        terms, scatterer = self.known.terms(incidence, vectors), self.scatterer.detach()
+        detached = terms.detach()
+        if self.bound is None:
+            parts: blocks.Parts = blocks.Whole(detached, scatterer, how)
+        else:
+            tree = self.known.tree(incidence, vectors)
+            parts = sparse.Leaves(self.bound, tree, tree.leaves(detached), omega.detach(), how)
+        made = blocks.Lattice(detached, scatterer, how, parts)
+        known = None if remembered is None else remembered.known()
+        found = derivatives.lattice_sum(made, s1_unit, terms, self.scatterer, known)
+        if remembered is not None:
+            remembered.keep(found)
+        return found
 
 
 def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:

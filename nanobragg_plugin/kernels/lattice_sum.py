@@ -35,6 +35,10 @@ class Terms:
     def __getitem__(self, which: slice | Tensor) -> Terms:
         return Terms(self.maps[which], self.weight[which])
 
+    def detach(self) -> Terms:
+        """Without gradients."""
+        return Terms(self.maps.detach(), self.weight.detach())
+
 
 @dataclass(frozen=True)
 class Scatterer:
@@ -56,6 +60,10 @@ class Scatterer:
     def tensors(self) -> tuple[Tensor, ...]:
         """All but the shape's name, in their order."""
         return self.squares, self.box, self.ncells, self.fudge, self.metric
+
+    def detach(self) -> Scatterer:
+        """Without gradients."""
+        return self.of(*(tensor.detach() for tensor in self.tensors))
 
     def of(self, *tensors: Tensor) -> Scatterer:
         """The same with other `tensors`."""
@@ -86,6 +94,18 @@ def flat_table(amplitudes: StructureFactors) -> tuple[Tensor, Tensor]:
     device = amplitudes.Fhkl.device
     box = torch.tensor(rows, dtype=torch.int32, device=device)
     return amplitudes.Fhkl.reshape(-1).square(), box
+
+
+def columns(s1_unit: Tensor, which: slice | Tensor) -> Tensor:
+    """Those of [3, n], contiguous; numbers twice as fast as torch's selection on a CPU."""
+    if isinstance(which, slice):
+        return s1_unit[:, which].contiguous()
+    if torch.is_grad_enabled():
+        return s1_unit.index_select(1, which)
+    found = torch.empty(3, len(which), dtype=s1_unit.dtype, device=s1_unit.device)
+    for axis in range(3):
+        torch.index_select(s1_unit[axis], 0, which, out=found[axis])
+    return found
 
 
 def indices(s1_unit: Tensor, maps: Tensor) -> tuple[list[Tensor], list[Tensor]]:

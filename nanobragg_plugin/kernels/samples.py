@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, ones_like
 
 from nanobragg_plugin.corrections import capture_fraction, layer_depth, seen_plane, solid_angle
-from nanobragg_plugin.geometry import curve, lab_position, subpixel_offsets, unit
+from nanobragg_plugin.geometry import curve, dot, joined, lab_position, subpixel_offsets, unit
 from nanobragg_plugin.models import Layers, Panel, SimulationOptions
 
 
@@ -38,15 +38,15 @@ def sample_of(
     position = lab_position(panel, slow, fast)
     s1_unit, distance = unit(position)
     normal = panel.normal
-    cosine = (s1_unit * normal).sum(-1)
+    cosine = dot(s1_unit, normal)
     if layers is not None:
         depth = layer_depth(layers, layer, panel.mu, cosine)
-        position = position + depth[:, None] * normal
+        position = joined([x + depth * n for x, n in zip(position.unbind(-1), normal)])
     if panel.curved is not None:
         position = curve(panel, position)
     if layers is not None or panel.curved is not None:
         s1_unit, distance = unit(position)
-        cosine = (s1_unit * normal).sum(-1).abs()  # a curved detector may turn away from its plane
+        cosine = dot(s1_unit, normal).abs()  # a curved detector may turn away from its plane
     return Sample(position, s1_unit, distance, cosine)
 
 

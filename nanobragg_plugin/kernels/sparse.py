@@ -11,6 +11,9 @@ kernel's, gradients included.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -18,7 +21,7 @@ from nanobragg_plugin.corrections import layer_depth
 from nanobragg_plugin.geometry import lab_position, unit
 from nanobragg_plugin.kernels import reach, summing
 from nanobragg_plugin.kernels.compiled import exceeds
-from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, columns
 from nanobragg_plugin.kernels.prepared import Prepared
 from nanobragg_plugin.kernels.tree import Tree
 from nanobragg_plugin.models import Layers, Panel
@@ -91,6 +94,14 @@ def summed(
 ) -> Tensor:
     """`summing.summed` of points [3, n], of the tree's leaves that may matter where they may."""
     total = torch.zeros(s1_unit.shape[1], dtype=s1_unit.dtype, device=s1_unit.device)
+    for node, part in walk(bound, tree, s1_unit, omega):
+        one = summing.summed(columns(s1_unit, part), leaves[node], bound.scatterer, how)
+        total.index_add_(0, part, one)
+    return total
+
+
+def walk(bound: Bound, tree: Tree, s1_unit: Tensor, omega: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The leaves that may matter at points [3, n], and the numbers of these points."""
     detached, limit = s1_unit.detach().float(), bound.limit(omega)
     everywhere = torch.arange(s1_unit.shape[1], device=s1_unit.device)
     last = len(tree.levels) - 1
@@ -110,21 +121,30 @@ def summed(
             if len(part) and level < last:
                 below.append((level + 1, tree.children(level, node), part))
             elif len(part):
-                s1_of_part = columns(s1_unit, part)
-                one = summing.summed(s1_of_part, leaves[node], bound.scatterer, how)
-                total.index_add_(0, part, one)
+                yield node, part
         waiting += below[::-1]
-    return total
 
 
-def columns(s1_unit: Tensor, which: Tensor) -> Tensor:
-    """Those of [3, n], twice as fast as torch's selection on a CPU."""
-    if torch.is_grad_enabled():
-        return s1_unit.index_select(1, which)
-    found = torch.empty(3, len(which), dtype=s1_unit.dtype, device=s1_unit.device)
-    for axis in range(3):
-        torch.index_select(s1_unit[axis], 0, which, out=found[axis])
-    return found
+@dataclass(frozen=True)
+class Leaves:
+    """`summed` as `blocks.Parts`; omega [n]: of all points."""
+
+    bound: Bound
+    tree: Tree
+    leaves: list[Terms]
+    omega: Tensor
+    how: summing.How
+
+    def value(self, s1_unit: Tensor, points: slice) -> Tensor:
+        """See Parts."""
+        some = columns(s1_unit, points)
+        return summed(self.bound, self.tree, some, self.leaves, self.omega[points], self.how)
+
+    def pieces(self, s1_unit: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """See Parts."""
+        numbers = self.tree.numbers()
+        found = walk(self.bound, self.tree, s1_unit, self.omega)
+        return [(numbers[node], points) for node, points in found]
 
 
 @torch.no_grad()

@@ -53,6 +53,12 @@ class Tree:
         parts = zip(terms.maps[self.order].split(size), weight.split(size))
         return [Terms(maps, weight) for maps, weight in parts]
 
+    def numbers(self) -> list[Tensor]:
+        """Those of the terms of each leaf, each term once."""
+        size = len(self.order) // len(self.levels[-1].weight)
+        parts = zip(self.order.split(size), self.counted.split(size))
+        return [numbers[counted] for numbers, counted in parts]
+
     def children(self, level: int, node: int) -> slice:
         """The nodes of the next level below a node."""
         fan = len(self.levels[level + 1].weight) // len(self.levels[level].weight)
