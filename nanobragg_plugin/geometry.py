@@ -59,7 +59,8 @@ def curve(panel: Panel, flat: Tensor) -> Tensor:
 
 def unit(v: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors [..., 3] and lengths [...] of vectors."""
-    length = torch.linalg.vector_norm(v, dim=-1)
+    x, y, z = v.unbind(-1)
+    length = (x * x + y * y + z * z).sqrt()  # many times as fast as torch's norm
     return v / length[..., None], length
 
 

@@ -59,48 +59,61 @@ def squared(
 
 
 def _square(delta: tuple[Tensor, ...], ncells: Tensor, dtype: torch.dtype | None) -> Slopes:
-    parts = [_grating(x, n, dtype) for x, n in zip(delta, ncells)]
-    (a, da, na), (b, db, nb), (c, dc, nc) = parts
-    ab, ac, bc = a * b, a * c, b * c
-    abc = ab * c
-    twice = 2 * abc
-    return Slopes(
-        abc * abc,
-        (twice * (da * bc), twice * (db * ac), twice * (dc * ab)),
-        (twice * (na * bc), twice * (nb * ac), twice * (nc * ab)),
-        None,
-    )
+    """A single division; and nothing is used oftener than need be, since a compiler that makes one
+    loop of all this follows each use to its beginning."""
+    gratings = [_Grating.of(x, n, dtype) for x, n in zip(delta, ncells)]
+    tops, bottoms = [one.top for one in gratings], [one.bottom for one in gratings]
+    over = 1 / (bottoms[0] * bottoms[1] * bottoms[2])
+    f_latt = tops[0] * tops[1] * tops[2] * over
+    twice = 2 * f_latt * over
+    of_delta, of_n = [], []
+    for axis, one in enumerate(gratings):
+        j, k = (axis + 1) % 3, (axis + 2) % 3
+        quotient = one.top * (bottoms[j] * bottoms[k]) * over
+        others = tops[j] * tops[k]
+        of_delta.append(twice * (one.top_slope - quotient * one.bottom_slope) * others)
+        of_n.append(twice * one.top_n * others)
+    return Slopes(f_latt.square(), tuple(of_delta), tuple(of_n), None)
 
 
-def _grating(delta: Tensor, n: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
-    """`lattice.grating` but for its sign, and its derivatives with respect to delta and n.
+@dataclass(frozen=True)
+class _Grating:
+    """`lattice.grating_parts` top and bottom, their derivatives with respect to delta, and that of
+    top with respect to N.
 
-    The quotient of the same top and bottom as `lattice.grating_parts`; with S(x^2) = sin(pi x)/(pi
-    x) and t = n delta less whole turns, they are t S(t^2) and delta S(delta^2), within the peak
-    n S and S.
+    With S(x^2) = sin(pi x)/(pi x) and t = N delta less whole turns, top and bottom are t S(t^2) and
+    delta S(delta^2), within the peak N S and S.
     """
-    turns = n.to(delta) * delta
-    t = (turns - torch.round(turns)).to(dtype or delta.dtype)
-    delta, n = delta.to(t), n.to(t)
-    peak = (n * delta).abs() < 0.5
-    of_t, slope_t = _sine_over(t * t)
-    of_delta, slope_delta = _sine_over(delta * delta)
-    cosine = of_t + 2 * t * t * slope_t  # of pi t
-    top = torch.where(peak, n, t) * of_t
-    bottom = torch.where(peak, torch.ones_like(delta), delta) * of_delta
-    top_slope = n * torch.where(peak, 2 * n * t * slope_t, cosine)
-    along = 2 * delta * slope_delta
-    bottom_slope = torch.where(peak, along, of_delta + delta * along)
-    over = 1 / bottom
-    value = top * over
-    top_n = torch.where(peak, torch.ones_like(delta), delta) * cosine
-    return value, (top_slope - value * bottom_slope) * over, top_n * over
+
+    top: Tensor
+    bottom: Tensor
+    top_slope: Tensor
+    bottom_slope: Tensor
+    top_n: Tensor
+
+    @classmethod
+    def of(cls, delta: Tensor, n: Tensor, dtype: torch.dtype | None) -> _Grating:
+        """Of delta [...] within half of 0."""
+        turns = n.to(delta) * delta
+        t = (turns - torch.round(turns)).to(dtype or delta.dtype)
+        delta, n = delta.to(t), n.to(t)
+        peak = (n * delta).abs() < 0.5
+        one_or_delta = torch.where(peak, torch.ones_like(delta), delta)
+        of_t, slope_t = _sine_over(t.square())
+        of_delta, slope_delta = _sine_over(delta.square())
+        cosine, along = of_t + 2 * t.square() * slope_t, 2 * delta * slope_delta
+        return cls(
+            torch.where(peak, n, t) * of_t,
+            one_or_delta * of_delta,
+            n * torch.where(peak, 2 * n * t * slope_t, cosine),
+            torch.where(peak, along, of_delta + delta * along),
+            one_or_delta * cosine,
+        )
 
 
 def _sine_over(y: Tensor) -> tuple[Tensor, Tensor]:
     """`lattice.sine_over` of y, and its derivative."""
-    series = lattice.sine_series(y.dtype)
-    slopes = [k * coefficient for k, coefficient in enumerate(series)][1:]
+    series, slopes = lattice.sine_series(y.dtype), lattice.sine_slopes(y.dtype)
     return lattice.polynomial(y, series), lattice.polynomial(y, slopes)
 
 

@@ -24,6 +24,8 @@ Batch = Union[Tensor, slice]
 #: Steps (of a pixel, a sample and a term) that a job must have to be compiled for: they take some
 #: ten seconds otherwise, and compiling takes twenty, once on a machine.
 COMPILE_STEPS = 100_000_000
+#: The same of a job with gradients, for which there is more to compile.
+COMPILE_STEPS_GRADIENTS = 500_000_000
 #: Pixels in a batch of compiled code and of the sparse kernel, which need little memory.
 BATCH_PIXELS, SPARSE_PIXELS = 1 << 16, 1 << 18
 #: Bytes of a panel's sums over terms that are kept for the backward pass, at most.
@@ -157,10 +159,11 @@ def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
     name = "dense"
     if kept is not None and (options.kernel == "sparse" or SPARSE_COST * kept < 1):
         name = "sparse"
+    least = COMPILE_STEPS_GRADIENTS if gradients else COMPILE_STEPS
     wanted = options.compile == "always" or (
         options.compile == "auto"
         and (kernel.has_slopes or not gradients)
-        and steps * (kept + 0.02 if name == "sparse" else 1) >= COMPILE_STEPS
+        and steps * (kept + 0.02 if name == "sparse" else 1) >= least
     )
     return Choice(name, wanted and kernel.compile(name == "sparse", gradients), steps, kept)
 

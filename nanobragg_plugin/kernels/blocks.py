@@ -16,7 +16,7 @@ from nanobragg_plugin.kernels.pool import in_threads
 
 #: Terms of a block, at most; terms x points where compiled code makes its rows, on a CPU, whose
 #: cache these should fit, and elsewhere.
-TERMS, STEPS, STEPS_ELSEWHERE = 512, 1 << 16, 1 << 24
+TERMS, STEPS, STEPS_ELSEWHERE = 512, 1 << 17, 1 << 24
 
 #: Shares of the blocks that are worked at side by side, so that sums do not depend on the number of
 #: threads.
@@ -124,12 +124,16 @@ def centre(s1_unit: Tensor) -> Tensor:
     return s1_unit.mean(1) if s1_unit.shape[1] else s1_unit.sum(1)
 
 
-def slope(made: Tensor, terms: Terms) -> Tensor:
-    """The sum's slope with respect to s1 [3, n], of rows [rows, terms, n]."""
-    matrix = (terms.maps[..., :3] * terms.weight[:, None, None]).permute(2, 1, 0).flatten(1)
-    scale = matrix.abs().max()
-    found = (matrix / scale).to(made) @ made[DELTA:NCELLS].flatten(0, 1)
-    return found.to(terms.maps) * scale
+class Slope:
+    """Of rows [rows, terms, n] the sum's slope with respect to s1 [3, n]."""
+
+    def __init__(self, terms: Terms, value_type: torch.dtype) -> None:
+        matrix = (terms.maps[..., :3] * terms.weight[:, None, None]).permute(2, 1, 0).flatten(1)
+        self.scale = matrix.abs().max().clamp(min=torch.finfo(matrix.dtype).tiny)
+        self.matrix = (matrix / self.scale).to(value_type)
+
+    def __call__(self, made: Tensor) -> Tensor:
+        return (self.matrix @ made[DELTA:NCELLS].flatten(0, 1)).to(self.scale) * self.scale
 
 
 def row_count(scatterer: Scatterer, everything: bool) -> int:

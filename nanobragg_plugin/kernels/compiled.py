@@ -29,10 +29,8 @@ OPTIONS = {
     "cpp.enable_floating_point_contract_flag": "fast",
     # indices are clamped before they are used
     "assert_indirect_indexing": False,
-}
-#: One loop over all that a function does, without intermediate arrays. It takes minutes to compile
-#: for functions that use again and again what they have computed.
-UNLIMITED = {
+    # one loop over all that a function does, without intermediate arrays; it follows each use of a
+    # value to its beginning, so what a function uses again and again takes minutes to compile
     "realize_opcount_threshold": 1_000_000,
     "realize_reads_threshold": 1_000_000,
     "realize_acc_reads_threshold": 1_000_000,
@@ -47,14 +45,12 @@ class Compiled:
     """A function of tensors, run as it is until `want` has compiled it.
 
     example: small arguments on a device; dynamic: the dimensions that may have any size of two
-    and more, {number of the argument: dimensions}; unlimited: whether its loop must not have
-    intermediate arrays, whatever that takes to compile.
+    and more, {number of the argument: dimensions}.
     """
 
     function: Callable[..., Any]
     example: Callable[[torch.device], Sequence[Tensor]]
     dynamic: dict[int, tuple[int, ...]]
-    unlimited: bool = True
     ready: dict[str, Callable[..., Any] | None] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> Callable[..., Any] | None:
@@ -85,7 +81,7 @@ class Compiled:
         for number, dimensions in self.dynamic.items():
             for dimension in dimensions:
                 torch._dynamo.mark_dynamic(tensors[number], dimension)
-        run = torch.compile(self.function, options=_options(self.unlimited))
+        run = torch.compile(self.function, options=_options())
         if not all(map(_alike, _tuple(run(*tensors)), _tuple(expected))):
             raise RuntimeError("compiled code gives other results")
         return run
@@ -111,12 +107,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _options(unlimited: bool) -> dict[str, Any]:
-    """Those that this torch knows."""
+def _options() -> dict[str, Any]:
+    """Those of OPTIONS that this torch knows."""
     import torch._inductor.config as inductor
 
-    known, options = inductor.get_config_copy(), {**OPTIONS, **(UNLIMITED if unlimited else {})}
-    return {name: value for name, value in options.items() if name in known}
+    known = inductor.get_config_copy()
+    return {name: value for name, value in OPTIONS.items() if name in known}
 
 
 def _warn(error: Exception) -> None:
@@ -172,7 +168,7 @@ def channels_of(
         ]
 
     name = f"channels_{xtal_shape}_{everything}_{placed}"
-    return Compiled(own_code(run, name), example, {0: (1,), 1: (0,), 2: (0,)}, unlimited=False)
+    return Compiled(own_code(run, name), example, {0: (1,), 1: (0,), 2: (0,)})
 
 
 def exceeds(

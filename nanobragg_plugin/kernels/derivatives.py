@@ -123,44 +123,49 @@ class _Reverse:
     def total(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Sums over points of rows times cotangent times 1, x, y, z [rows, terms, 4], and the
         gradients of s1_unit and of squares, of all shares in their order."""
-        scale, centre = self.cotangent.abs().amax() if len(self.cotangent) else 0, None
-        shares = [[]]
-        if scale != 0:  # not of an image that is not asked for; NaN goes on
+        cotangent, s1_unit, shares = self.cotangent, self.s1_unit, [[]]
+        scale = cotangent.abs().amax() if len(cotangent) else cotangent.sum()
+        if scale == 0:
+            scale = torch.ones_like(scale)
+        else:  # NaN goes on
             table = 8 * self.lattice.scatterer.squares.numel() if self.of_squares else 1
             count = max(1, min(blocks.SHARES, TABLE_BYTES // table))
-            shares = blocks.shares(self.lattice.blocks(self.s1_unit), count) or shares
-            centre = blocks.centre(self.s1_unit)
-        work = partial(self._share, scale, centre)
-        sums, slopes, squares = zip(*in_threads(work, shares, self.s1_unit.is_cpu))
-        total = blocks.added(sums)
-        if centre is not None:  # of points from the origin
-            total[..., 1:] += total[..., :1] * centre
+            shares = blocks.shares(self.lattice.blocks(s1_unit), count) or shares
+        centre, value_type = blocks.centre(s1_unit), self.lattice.scatterer.squares.dtype
+        relative = (cotangent / scale).to(value_type)
+        away = (s1_unit - centre[:, None]).to(value_type)
+        seen = torch.cat([relative[None], away * relative]).T.contiguous()
+        work = partial(self._share, seen, scale.to(value_type))
+        sums, slopes, squares = zip(*in_threads(work, shares, s1_unit.is_cpu))
+        total = blocks.added(sums) * scale
+        total[..., 1:] += total[..., :1] * centre  # of points from the origin
         of_s1 = torch.zeros_like(self.s1_unit) if self.of_s1 else None
         for points, slope in chain(*slopes):
             blocks.add(of_s1, points, slope)
         return total, of_s1, blocks.added(squares) if self.of_squares else None
 
     def _share(
-        self, scale: Tensor | None, centre: Tensor | None, some_blocks: list[Block]
+        self, seen: Tensor, scale: Tensor, some_blocks: list[Block]
     ) -> tuple[Tensor, list[tuple[Numbers, Tensor]], Tensor | None]:
-        """Of some blocks the sums, of points from the centre, s1_unit's gradients, and squares'. In
-        value type the cotangent is divided by its largest, scale."""
+        """Of some blocks the sums times scale, s1_unit's gradients, and squares'. seen [n, 4]: in
+        value type the cotangent divided by its largest, scale, times 1 and the way from centre."""
         lattice, s1_unit, slopes = self.lattice, self.s1_unit, []
         scatterer, rows = lattice.scatterer, blocks.row_count(lattice.scatterer, self.everything)
         sums = s1_unit.new_zeros(rows, len(lattice.terms), 4)
         of_squares = torch.zeros_like(scatterer.squares) if self.of_squares else None
+        before = None
         for of_terms, points in some_blocks:
-            some, terms = columns(s1_unit, points), lattice.terms[of_terms]
+            if of_terms is not before:
+                before, terms = of_terms, lattice.terms[of_terms]
+                slope = blocks.Slope(terms, seen.dtype)
+            some, weights = columns(s1_unit, points), seen[points]
             made, *placed = blocks.rows(lattice, some, terms, self.everything, self.of_squares)
-            exact = self.cotangent[points]
-            cotangent = (exact / scale).to(made)
-            seen = torch.cat([cotangent[None], (some - centre[:, None]).to(made) * cotangent]).T
-            part = (made.flatten(0, 1) @ seen).unflatten(0, made.shape[:2]).to(sums) * scale
-            blocks.add(sums, of_terms, part)
+            part = made.flatten(0, 1) @ weights
+            blocks.add(sums, of_terms, part.unflatten(0, made.shape[:2]).to(sums))
             if self.of_s1:
-                slopes.append((points, blocks.slope(made, terms) * exact))
+                slopes.append((points, slope(made) * self.cotangent[points]))
             if of_squares is not None:
                 place, f_latt_sqr = placed
-                weighted = f_latt_sqr * cotangent * (terms.weight * scale.to(made))[:, None]
-                of_squares.index_add_(0, place.flatten(), weighted.flatten())
+                f_latt_sqr.mul_(weights[:, 0]).mul_((terms.weight * scale)[:, None])
+                of_squares.index_add_(0, place.flatten(), f_latt_sqr.flatten())
         return sums, slopes, of_squares
