@@ -57,9 +57,9 @@ class Simulator:
         """The kernel, chosen by the first exposure that it is asked for, or that is simulated."""
         return self._choice(self._kernel(exposure, fluence))
 
-    def _choice(self, kernel: dense.Kernel) -> Choice:
+    def _choice(self, kernel: dense.Kernel, slopes: tuple[bool, bool] | None = None) -> Choice:
         if self.choice is None:
-            self.choice = choose(kernel, self.images, kernel.varies)
+            self.choice = choose(kernel, self.images, slopes or kernel.slopes)
         return self.choice
 
     def image(
@@ -74,10 +74,16 @@ class Simulator:
         kernel = self.ready(exposure, fluence)
         return [_panel_image(kernel, panel, progress) for panel in panels]
 
-    def ready(self, exposure: Exposure, fluence: float | Tensor | None = None) -> dense.Kernel:
-        """The kernel of an image."""
+    def ready(
+        self,
+        exposure: Exposure,
+        fluence: float | Tensor | None = None,
+        slopes: tuple[bool, bool] | None = None,
+    ) -> dense.Kernel:
+        """The kernel of an image; slopes: for which derivatives, if not for those that its tensors
+        require."""
         kernel = self._kernel(exposure, fluence)
-        choice = self._choice(kernel)
+        choice = self._choice(kernel, slopes)
         kernel.compiled = choice.compiled
         if choice.kernel == "sparse":
             kernel.bound = kernel.make_bound(choice.compiled)
@@ -143,8 +149,9 @@ class Choice:
 
 
 @torch.no_grad()
-def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
-    """What an image like this one is simulated with; compiles it if that pays."""
+def choose(kernel: dense.Kernel, images: int, slopes: tuple[bool, bool] | None = None) -> Choice:
+    """What an image like this one is simulated with; compiles it if that pays. slopes: see
+    `dense.Kernel.compile`."""
     options = kernel.options
     pixels = sum(map(pixel_count, kernel.experiment.panels))
     a_pixel = steps_per_pixel(kernel.experiment, options, len(kernel.abc))
@@ -159,13 +166,13 @@ def choose(kernel: dense.Kernel, images: int, gradients: bool) -> Choice:
     name = "dense"
     if kept is not None and (options.kernel == "sparse" or SPARSE_COST * kept < 1):
         name = "sparse"
-    least = COMPILE_STEPS_GRADIENTS if gradients else COMPILE_STEPS
+    least = COMPILE_STEPS if slopes is None else COMPILE_STEPS_GRADIENTS
     wanted = options.compile == "always" or (
         options.compile == "auto"
-        and (kernel.has_slopes or not gradients)
+        and (slopes is None or kernel.has_slopes)
         and steps * (kept + 0.02 if name == "sparse" else 1) >= least
     )
-    return Choice(name, wanted and kernel.compile(name == "sparse", gradients), steps, kept)
+    return Choice(name, wanted and kernel.compile(name == "sparse", slopes), steps, kept)
 
 
 def _panel_image(

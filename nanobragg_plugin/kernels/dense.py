@@ -39,6 +39,11 @@ class Kernel:
     """
 
     watch: Callable[[str, dict[str, Any]], None] | None = None
+    #: In place of the sum over terms: of the kernel, s1_unit [3, n], Incidence and solid angle [n]
+    #: what is weighed and added up in its place, [n] or [m, n] (for `jacobian`).
+    instead: Callable[[Kernel, Tensor, Incidence, Tensor], Tensor] | None = None
+    #: Whether each source is summed over alone, though others come from the same direction.
+    apart: bool = False
 
     def __init__(
         self,
@@ -138,7 +143,7 @@ class Kernel:
     def _groups(self, alone: bool) -> list[tuple[Incidence, ...]]:
         """The sources in turn, each with its steps if the beam moves; together those that need
         not be told apart, unless `alone`."""
-        merged = not alone and self.options.d_min == 0
+        merged = not (alone or self.apart) and self.options.d_min == 0
         return incidences(self.incident, self.wavelengths, self.weight, merged)
 
     def _sum(
@@ -324,20 +329,19 @@ class Kernel:
         """What the sparse kernel leaves terms out by; compiled: whether by compiled code."""
         return sparse.Bound(self.prepared, self.scatterer, self.photons, compiled)
 
+    def incidences(self) -> list[Incidence]:
+        """All from where it is summed."""
+        return [incidence for group in self._groups(alone=False) for incidence in group]
+
     def trees(self) -> list[Tree]:
         """Of all that is summed over."""
-        return [
-            self.known.tree(incidence, self.abc)
-            for group in self._groups(alone=False)
-            for incidence in group
-        ]
+        return [self.known.tree(incidence, self.abc) for incidence in self.incidences()]
 
     @property
     def sums_per_pixel(self) -> int:
         """How many sums over terms a pixel is made of."""
         layers = [layer_count(self.options.layers_of(i)) for i in range(len(self.prepared.panels))]
-        incidences = sum(map(len, self._groups(alone=False)))
-        return self.options.oversample**2 * max(layers) * incidences
+        return self.options.oversample**2 * max(layers) * len(self.incidences())
 
     @property
     def varies(self) -> bool:
@@ -360,13 +364,22 @@ class Kernel:
         return torch.is_grad_enabled() and any(one.requires_grad for one in tensors_of(made_of))
 
     @property
+    def slopes(self) -> tuple[bool, bool] | None:
+        """Of `channels.channels`, whether gradients want everything, and placed; None: no gradients
+        are wanted."""
+        if not self.varies:
+            return None
+        shape = self.scatterer.ncells.requires_grad or self.scatterer.fudge.requires_grad
+        return shape, self.scatterer.squares.requires_grad
+
+    @property
     def has_slopes(self) -> bool:
         """Whether the derivatives of the sum over terms are made by `derivatives`, not by torch."""
         return not self.options.interpolate and derivatives.has_slopes(self.scatterer)
 
-    def compile(self, for_sparse: bool, with_slopes: bool = False) -> bool:
-        """Have the functions compiled that this kernel calls, with_slopes: for gradients; whether
-        all could be."""
+    def compile(self, for_sparse: bool, slopes: tuple[bool, bool] | None = None) -> bool:
+        """Have the functions compiled that this kernel calls; slopes: also those for derivatives,
+        whether of `channels.channels` everything, and placed, is wanted. Whether all could be."""
         if self.options.interpolate:
             return False
         scatterer, device = self.scatterer, self.abc.device
@@ -374,9 +387,8 @@ class Kernel:
         wanted = [compiled.lattice_sum_of(*of)]
         if for_sparse:
             wanted += [compiled.exceeds_of(of[0], single) for single in (True, False)]
-        if with_slopes:
-            everything = scatterer.ncells.requires_grad or scatterer.fudge.requires_grad
-            wanted.append(compiled.channels_of(*of, everything, scatterer.squares.requires_grad))
+        if slopes is not None:
+            wanted.append(compiled.channels_of(*of, *slopes))
         return all([one.want(device) for one in wanted])
 
     def candidates(self, number: int) -> Tensor | None:
@@ -394,11 +406,12 @@ class Kernel:
     ) -> Tensor:
         """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n], at least where a pixel of the
         solid angle omega, or of what else weighs it, has the tolerance."""
-        amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
-        between = amplitudes if interpolate else None
-        how = summing.How(self.compiled, between, self.options.batch_steps)
+        if self.instead is not None:
+            return self.instead(self, s1_unit, incidence, omega)
         if self.watch is None and self.varies and self.has_slopes:
-            return self._differentiable(s1_unit, incidence, vectors, omega, how, remembered)
+            return self._differentiable(s1_unit, incidence, vectors, omega, remembered)
+        amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
+        how = self._how(amplitudes if interpolate else None)
         if self.bound is not None and self.watch is None:
             tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
             return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
@@ -416,23 +429,29 @@ class Kernel:
         incidence: Incidence,
         vectors: Tensor,
         omega: Tensor,
-        how: summing.How,
         remembered: derivatives.Remembered | None,
     ) -> Tensor:
-        """The sum with derivatives that `derivatives` makes."""
-        terms, scatterer = self.known.terms(incidence, vectors), self.scatterer.detach()
-        detached = terms.detach()
-        if self.bound is None:
-            parts: blocks.Parts = blocks.Whole(detached, scatterer, how)
-        else:
-            tree = self.known.tree(incidence, vectors)
-            parts = sparse.Leaves(self.bound, tree, tree.leaves(detached), omega.detach(), how)
-        made = blocks.Lattice(detached, scatterer, how, parts)
+        """The sum with the gradients that `derivatives` makes."""
+        terms = self.known.terms(incidence, vectors)
         known = None if remembered is None else remembered.known()
-        found = derivatives.lattice_sum(made, s1_unit, terms, self.scatterer, known)
+        lattice = self.lattice_of(incidence, vectors, omega)
+        found = derivatives.lattice_sum(lattice, s1_unit, terms, self.scatterer, known)
         if remembered is not None:
             remembered.keep(found)
         return found
+
+    def lattice_of(self, incidence: Incidence, vectors: Tensor, omega: Tensor) -> blocks.Lattice:
+        """The sum over terms, to be differentiated."""
+        terms, scatterer = self.known.terms(incidence, vectors).detach(), self.scatterer.detach()
+        how = self._how(None)
+        parts: blocks.Parts = blocks.Whole(terms, scatterer, how)
+        if self.bound is not None:
+            tree = self.known.tree(incidence, vectors)
+            parts = sparse.Leaves(self.bound, tree, tree.leaves(terms), omega.detach(), how)
+        return blocks.Lattice(terms, scatterer, how, parts)
+
+    def _how(self, between: StructureFactors | None) -> summing.How:
+        return summing.How(self.compiled, between, self.options.batch_steps)
 
 
 def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:

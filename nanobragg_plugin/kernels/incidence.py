@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,10 @@ def incidences(
             for number in range(sources)
         ]
     together = [[number] for number in range(sources)]
-    if merged and not directions.requires_grad:
-        _, which = torch.unique(directions[0], dim=0, return_inverse=True)
-        members: dict[int, list[int]] = {}
-        for number, group in enumerate(which.tolist()):
-            members.setdefault(group, []).append(number)
+    if merged and not _varies(directions):
+        members: dict[tuple[float, ...], list[int]] = {}
+        for number, direction in enumerate(directions[0].tolist()):
+            members.setdefault(tuple(direction), []).append(number)
         together = list(members.values())
     return [
         (
@@ -72,3 +71,7 @@ def incidences(
         )
         for numbers in together
     ]
+
+
+def _varies(directions: Tensor) -> bool:
+    return directions.requires_grad or forward_ad.unpack_dual(directions).tangent is not None

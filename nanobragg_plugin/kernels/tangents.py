@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,23 +18,31 @@ from nanobragg_plugin.kernels.pool import in_threads
 @dataclass(frozen=True)
 class Tangents:
     """What a sum's inputs but s1_unit change by in each of T directions; None: by nothing. maps [T,
-    terms, 3, 4]; weight [T, terms]; squares [T, n]; ncells [T, 3]; fudge [T]."""
+    terms, 3, 4]; weight [T, terms]; squares [T, n]; ncells [T, 3]; fudge [T]; count: T."""
 
     maps: Tensor | None
     weight: Tensor | None
     squares: Tensor | None
     ncells: Tensor | None
     fudge: Tensor | None
-
-    @property
-    def count(self) -> int:
-        """T."""
-        return max((len(one) for one in vars(self).values() if one is not None), default=0)
+    count: int = 1
 
     @property
     def everything(self) -> bool:
         """Whether the shape changes."""
         return self.ncells is not None or self.fudge is not None
+
+
+def stacked(parts: Sequence[Tangents]) -> Tangents:
+    """Of directions of their own (no dimension T), those of all."""
+    found = {}
+    for name in ("maps", "weight", "squares", "ncells", "fudge"):
+        every = [getattr(part, name) for part in parts]
+        like = next((one for one in every if one is not None), None)
+        if like is not None:
+            like = torch.stack([torch.zeros_like(like) if one is None else one for one in every])
+        found[name] = like
+    return Tangents(**found, count=len(parts))
 
 
 @dataclass(frozen=True)
