@@ -26,8 +26,9 @@ Batch = Union[Tensor, slice]
 COMPILE_STEPS = 100_000_000
 #: The same of a job with gradients, for which there is more to compile.
 COMPILE_STEPS_GRADIENTS = 500_000_000
-#: Pixels in a batch of compiled code and of the sparse kernel, which need little memory.
-BATCH_PIXELS, SPARSE_PIXELS = 1 << 16, 1 << 18
+#: Pixels in a batch of compiled code and of the sparse kernel, which need little memory; and on
+#: whatever is no CPU, which must have much to do at a time.
+BATCH_PIXELS, SPARSE_PIXELS, BATCH_PIXELS_ELSEWHERE = 1 << 16, 1 << 18, 1 << 21
 #: Bytes of a panel's sums over terms that are kept for the backward pass, at most.
 REMEMBERED_BYTES = 256 << 20
 #: Steps that the sparse kernel could do while it tests and fetches one that it keeps (measured).
@@ -208,11 +209,11 @@ def evaluated_batches(
     if options.phi_carryover_mode == "c-parity":
         cache = carryover.initialize_phi_cache(model.shape, domains)
     if kernel.bound is not None:
-        at_once = SPARSE_PIXELS
+        at_once = SPARSE_PIXELS if kernel.abc.is_cpu else BATCH_PIXELS_ELSEWHERE
         with compiled.one_thread():
             pixels = kernel.candidates(panel)
     elif kernel.compiled:
-        at_once = BATCH_PIXELS
+        at_once = BATCH_PIXELS if kernel.abc.is_cpu else BATCH_PIXELS_ELSEWHERE
     everything = pixel_count(model)
     if pixels is None:
         if cache is None and model.mask is None and panel in kernel.prepared.rays:
