@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.kernels import compiled, summing
-from nanobragg_plugin.kernels.channels import DELTA, FUDGE, NCELLS, channels
+from nanobragg_plugin.kernels.channels import DELTA, FUDGE, NCELLS, channels, whole
 from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, columns
 from nanobragg_plugin.kernels.pool import in_threads
 
@@ -153,10 +153,10 @@ def rows(
         run = compiled.channels_of(scatterer.xtal_shape, *dtypes, everything, placed)
         run = run.on(s1_unit.device)
     if run is None:
-        return channels(s1_unit, terms.maps, scatterer, everything, placed)
+        return whole(channels(s1_unit, terms.maps, scatterer, everything, placed), placed)
     n, count = s1_unit.shape[1], len(terms)
     # compiled code is for two and more
     points = s1_unit.expand(3, 2).contiguous() if n == 1 else s1_unit
     maps = terms.maps.expand(2, 3, 4) if count == 1 else terms.maps
     found = run(points, maps.contiguous(), *scatterer.tensors)
-    return tuple(one[..., :count, :n] for one in found)
+    return tuple(one[..., :count, :n] for one in whole(found, placed))

@@ -81,7 +81,9 @@ class Compiled:
         for number, dimensions in self.dynamic.items():
             for dimension in dimensions:
                 torch._dynamo.mark_dynamic(tensors[number], dimension)
-        run = torch.compile(self.function, options=_options())
+        # torch counts, and limits, what it compiles of one code: a device has its own
+        function = own_code(self.function, f"{self.function.__name__}_{device.type}")
+        run = torch.compile(function, options=_options())
         if not all(map(_alike, _tuple(run(*tensors)), _tuple(expected))):
             raise RuntimeError("compiled code gives other results")
         return run
