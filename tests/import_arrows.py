@@ -29,15 +29,16 @@ LAYERS = {
     "simulate": ({"bottom", "core", "kernels"}, {"torch"}),
     "trace": ({"bottom", "core", "kernels", "simulate", "recorder"}, {"torch"}),
     "recorder": ({"bottom", "core", "kernels"}, {"torch"}),
+    "jacobian": ({"bottom", "core", "kernels", "simulate"}, {"torch"}),
     "phil": ({"phil"}, set()),
     "adapters": ({"bottom", "core", "phil", "adapters"}, {"torch"} | NUMERIC | DIALS),
     "format": ({"bottom", "core", "adapters", "format"}, NUMERIC | DIALS),
     "run": (
-        {"bottom", "core", "simulate", "trace", "phil", "adapters", "format", "run"},
+        {"bottom", "core", "simulate", "jacobian", "trace", "phil", "adapters", "format", "run"},
         {"torch"} | NUMERIC | DIALS,
     ),
     "refine": (
-        {"bottom", "core", "simulate", "phil", "adapters", "refine"},
+        {"bottom", "core", "simulate", "jacobian", "phil", "adapters", "refine"},
         {"torch", "libtbx"} | NUMERIC,
     ),
     "compare": (

@@ -1,7 +1,8 @@
 """Time the simulation, and nanoBragg.c on the same work beside it.
 
 Prints time per step and per image, memory, and with nanobragg_c= how many times faster than that
-program this one is, and by how much their pixels differ. Nothing else should run meanwhile.
+program this one is, and by how much their pixels differ. With curves=, how time grows with one
+quantity. Nothing else should run meanwhile.
 
 Examples::
 
@@ -10,6 +11,8 @@ Examples::
   nanobragg.benchmark nanobragg_c=./nanoBragg --json speed.json
 
   nanobragg.benchmark small=0.05 repeats=1 cold=False
+
+  nanobragg.benchmark curves=phisteps,domains threads=1
 """
 
 from __future__ import annotations
@@ -27,14 +30,21 @@ from libtbx.phil import parse
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters.phil_values import check_values, positive, word
-from nanobragg_plugin.run import benchmark, benchmark_report, messages, outputs, provenance
+from nanobragg_plugin.run import (
+    benchmark,
+    benchmark_curves,
+    benchmark_report,
+    messages,
+    outputs,
+    provenance,
+)
 from nanobragg_plugin.run.benchmark_cases import NAMES, check_names
 from nanobragg_plugin.run.benchmark_processes import NanoBraggC
 
 phil_scope = parse(phil_files.read("benchmark"))
 USAGE = "nanobragg.benchmark [parameters.phil] [name=value ...] [--json FILE]"
 #: The parameters that the JSON repeats, none of them a path.
-REPEATED = ("precision", "compile", "repeats", "small", "cold", "sweep_images")
+REPEATED = ("precision", "compile", "repeats", "small", "cold", "gradients", "sweep_images")
 
 
 @show_mail_handle_errors()
@@ -50,17 +60,23 @@ def _run(args: list[str]) -> None:
         outputs.check_writable(params.json, overwrite=True)
     with tempfile.TemporaryDirectory(prefix="nanobragg-benchmark-") as folder:
         settings = settings_of(params, Path(folder))
+        curves = curves_of(params)
         program = None
         if params.nanobragg_c:
             program = NanoBraggC(params.nanobragg_c, settings.folder)
-        about, found = benchmark_report.machine(), []
+        about, found, found_curves = benchmark_report.machine(), [], []
         print(benchmark_report.head(about, settings.small), flush=True)
         for record in benchmark.measure(settings, program, say):
             found.append(record)
             print(benchmark_report.block(record), flush=True)
+        if curves:
+            print(f"\n{benchmark_curves.LEGEND}", flush=True)
+        for record in benchmark_curves.measure(curves, settings, say):
+            found_curves.append(record)
+            print(benchmark_curves.block(record), flush=True)
     if params.json:
         chosen = {name: getattr(params, name) for name in REPEATED}
-        content = {"machine": about, "settings": chosen, "cases": found}
+        content = {"machine": about, "settings": chosen, "cases": found, "curves": found_curves}
         provenance.write_json(params.json, {"program": "nanobragg.benchmark", **content})
 
 
@@ -98,7 +114,7 @@ def settings_of(params: Any, folder: Path) -> benchmark.Settings:
     cores = benchmark_report.usable_cores()
     threads = params.threads or [1, cores]
     return benchmark.Settings(
-        cases=tuple(check_names(params.cases, NAMES, "cases")),
+        cases=cases_of(params),
         kernels=tuple(check_names(params.kernels, benchmark.KERNELS, "kernels")),
         threads=tuple(sorted(set(threads))),
         repeats=params.repeats,
@@ -107,7 +123,26 @@ def settings_of(params: Any, folder: Path) -> benchmark.Settings:
         sweep_images=params.sweep_images,
         options={"precision": params.precision, "compile": word(params.compile)},
         folder=folder,
+        gradients=params.gradients,
     )
+
+
+def cases_of(params: Any) -> tuple[str, ...]:
+    """The cases that are asked for; where none are named all, or with curves none."""
+    if params.cases is not None:
+        return tuple(check_names(params.cases, NAMES, "cases"))
+    if params.curves is None:
+        return NAMES
+    if params.nanobragg_c:
+        raise Sorry("nanobragg_c: it is timed beside cases, not curves; name some, as cases=B1")
+    return ()
+
+
+def curves_of(params: Any) -> tuple[str, ...]:
+    """The curves that are asked for."""
+    if params.curves is None:
+        return ()
+    return benchmark_curves.check_names(params.curves, "curves")
 
 
 def say(text: str) -> None:

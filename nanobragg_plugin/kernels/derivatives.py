@@ -71,8 +71,12 @@ class _LatticeSum(torch.autograd.Function):
         return lattice.value(tensors[0].detach()) if known is None else known.detach()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # torch's once_differentiable misses some of these
+            raise RuntimeError(
+                "an image has no second derivatives: its gradient cannot be made with "
+                "create_graph=True"
+            )
         wanted = ctx.needs_input_grad[2:]
         return None, None, *gradients(ctx.lattice, ctx.saved_tensors[0], cotangent, wanted)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from nanobragg_plugin.kernels.lattice_sum import is_dual
 
 
 @dataclass(frozen=True)
@@ -74,4 +75,4 @@ def incidences(
 
 
 def _varies(directions: Tensor) -> bool:
-    return directions.requires_grad or forward_ad.unpack_dual(directions).tangent is not None
+    return directions.requires_grad or is_dual(directions)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from nanobragg_plugin import lattice, structure_factors
 from nanobragg_plugin.structure_factors import StructureFactors
@@ -96,11 +97,16 @@ def flat_table(amplitudes: StructureFactors) -> tuple[Tensor, Tensor]:
     return amplitudes.Fhkl.reshape(-1).square(), box
 
 
+def is_dual(*tensors: Tensor) -> bool:
+    """Whether some carry tangents, of torch's forward mode."""
+    return any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
+
+
 def columns(s1_unit: Tensor, which: slice | Tensor) -> Tensor:
     """Those of [3, n], contiguous; numbers twice as fast as torch's selection on a CPU."""
     if isinstance(which, slice):
         return s1_unit[:, which].contiguous()
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_dual(s1_unit):
         return s1_unit.index_select(1, which)
     found = torch.empty(3, len(which), dtype=s1_unit.dtype, device=s1_unit.device)
     for axis in range(3):

@@ -144,7 +144,8 @@ class Leaves:
         """See Parts."""
         numbers = self.tree.numbers()
         found = walk(self.bound, self.tree, s1_unit, self.omega)
-        return [(numbers[node], points) for node, points in found]
+        # a leaf may be nothing but places that do not count
+        return [(numbers[node], points) for node, points in found if len(numbers[node])]
 
 
 @torch.no_grad()

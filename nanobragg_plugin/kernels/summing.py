@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.kernels import compiled
-from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, lattice_sum
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, is_dual, lattice_sum
 from nanobragg_plugin.structure_factors import StructureFactors
 
 #: torch adds up columns of an array in another order where they are not so many that they fill its
@@ -29,7 +29,8 @@ class How:
 def summed(s1_unit: Tensor, terms: Terms, scatterer: Scatterer, how: How) -> Tensor:
     """The sum over terms [n] at points [3, n]."""
     run, n = None, s1_unit.shape[1]
-    if how.compiled and how.interpolated is None and n > 0 and not torch.is_grad_enabled():
+    may = how.compiled and how.interpolated is None and n > 0 and not torch.is_grad_enabled()
+    if may and not is_dual(s1_unit, terms.maps, terms.weight, *scatterer.tensors):
         dtypes = terms.maps.dtype, scatterer.squares.dtype
         run = compiled.lattice_sum_of(scatterer.xtal_shape, *dtypes).on(s1_unit.device)
     if run is None:

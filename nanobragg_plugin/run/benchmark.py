@@ -8,11 +8,12 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from libtbx.utils import Sorry
 
 from nanobragg_plugin.run import benchmark_cases as cases
 from nanobragg_plugin.run.benchmark_processes import NanoBraggC, Worker
@@ -36,11 +37,12 @@ class Settings:
     sweep_images: int
     options: dict[str, str]
     folder: Path
+    gradients: bool = False
 
-    def begin(self, case: str, kernel: str, tolerance: float) -> dict[str, Any]:
-        """What a worker is told first."""
+    def begin(self, case: cases.Case | str, kernel: str, tolerance: float) -> dict[str, Any]:
+        """What a worker is told first; case: or the sweep's name."""
         return {
-            "case": case,
+            "case": case if isinstance(case, str) else asdict(case),
             "folder": str(self.folder),
             "small": self.small,
             "options": {**self.options, "kernel": kernel, "tolerance": tolerance},
@@ -79,13 +81,18 @@ def measure_case(
             if kernel == "sparse":
                 say(f"{case.name}: the image that sparse is compared with")
                 reference = dense_image(case, settings, runners)
+                check_light(reference, case, settings)
             for threads in settings.threads:
                 say(f"{case.name} {kernel}, {threads} threads: first images")
                 tolerance = 0.0 if reference is None else TOLERANCE * float(reference.max())
-                begin = settings.begin(case.name, kernel, tolerance)
+                begin = settings.begin(case, kernel, tolerance)
                 runners.append(start(begin, threads, settings, stack))
         of_c = in_turns(case, settings, runners, program, say)
         c_image = program.photons(case) if program and not case.gauss else None
+        for runner in runners if settings.gradients else []:
+            say(f"{case.name} {runner.kernel}, {runner.threads} threads: derivatives")
+            found = runner.worker.ask("derivatives", repeats=settings.repeats)
+            runner.record["derivatives"] = found
         for runner in runners:
             finish(runner, reference, c_image)
     (steps,) = {runner.record.pop("steps") for runner in runners}
@@ -102,10 +109,19 @@ def dense_image(case: cases.Case, settings: Settings, runners: list[Runner]) -> 
     if runners:
         runners[0].worker.ask("save", path=str(path))
         return np.load(path)
-    with Worker(max(settings.threads), None, **settings.begin(case.name, "dense", 0.0)) as worker:
+    with Worker(max(settings.threads), None, **settings.begin(case, "dense", 0.0)) as worker:
         worker.ask("first")
         worker.ask("save", path=str(path))
     return np.load(path)
+
+
+def check_light(image: np.ndarray, case: cases.Case, settings: Settings) -> None:
+    """`Sorry` for an image of nothing: sparse has no maximum there to take its tolerance from."""
+    if not image.any():
+        raise Sorry(
+            f"{case.name}: no photon falls on the part of the detector that small="
+            f"{settings.small:g} leaves; give a larger one"
+        )
 
 
 def start(begin: dict[str, Any], threads: int, settings: Settings, stack: ExitStack) -> Runner:

@@ -155,29 +155,34 @@ def one_pixel_words(case: Case, small: float) -> list[str]:
     return ["-roi", roi[1], roi[1], roi[3], roi[3]]
 
 
-def amplitudes() -> tuple[np.ndarray, np.ndarray]:
-    """Indices [n, 3] of all reflections to D_MIN but 000, and amplitudes [n], electrons.
+def amplitudes(
+    cell: tuple[float, float, float] = CELL, d_min: float = D_MIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [n, 3] of all reflections to d_min but 000, and amplitudes [n], electrons, of a cell
+    with right angles; cell, d_min: Angstrom.
 
     Intensities follow Wilson's acentric distribution about a mean that falls by B_FACTOR; Friedel
     mates are alike. Always the same ones: numpy promises RandomState's numbers.
     """
-    limits = [int(edge / D_MIN) for edge in CELL]
+    limits = [int(edge / d_min) for edge in cell]
     axes = [np.arange(-limit, limit + 1) for limit in limits]
     indices = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    stol_sqr = ((indices / np.array(CELL)) ** 2).sum(1) / 4
+    stol_sqr = ((indices / np.array(cell)) ** 2).sum(1) / 4
     # the first half, in the order of the box, holds one of each pair of mates; the middle is 000
     half = len(indices) // 2
     uniform = np.random.RandomState(20).random_sample(half)
     spread = np.sqrt(-np.log1p(-uniform))
     spread = np.concatenate([spread, [0.0], spread[::-1]])
-    kept = (stol_sqr <= 1 / (4 * D_MIN**2)) & (indices != 0).any(1)
+    kept = (stol_sqr <= 1 / (4 * d_min**2)) & (indices != 0).any(1)
     amplitude = F_RMS * spread * np.exp(-B_FACTOR * stol_sqr)
     return indices[kept], amplitude[kept]
 
 
-def write_amplitudes(folder: Path) -> None:
+def write_amplitudes(
+    folder: Path, cell: tuple[float, float, float] = CELL, d_min: float = D_MIN
+) -> None:
     """The amplitudes as nanoBragg.c reads them: lines of h k l F."""
-    indices, values = amplitudes()
+    indices, values = amplitudes(cell, d_min)
     lines = [f"{h} {k} {l} {F:.3f}\n" for (h, k, l), F in zip(indices.tolist(), values.tolist())]
     (folder / HKL).write_text("".join(lines))
 

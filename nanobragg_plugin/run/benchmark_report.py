@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nanobragg_plugin import __version__
+from nanobragg_plugin.run import benchmark_gradients
 
 #: Heading, width, and how a run's record gives the text under it.
 COLUMNS = (
@@ -105,7 +106,10 @@ def block(record: dict[str, Any]) -> str:
             "{ns_per_step:.3g} ns/step, without ".format(**of_c)
             + f"{statistics.median(of_c['files_s']):.2g} s of reading and writing"
         )
-    return "\n".join([*lines, *_scaling(record["runs"])])
+    lines += _scaling(record["runs"])
+    for run in record["runs"]:
+        lines += benchmark_gradients.lines(run) if "derivatives" in run else []
+    return "\n".join(lines)
 
 
 def _scaling(runs: list[dict[str, Any]]) -> Iterator[str]:

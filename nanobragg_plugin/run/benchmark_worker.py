@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.run import benchmark_cases as cases
-from nanobragg_plugin.run import benchmark_sweep, messages
+from nanobragg_plugin.run import benchmark_gradients, benchmark_sweep, messages
 from nanobragg_plugin.simulate import Simulator
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -55,16 +56,20 @@ def forget_peak() -> float | None:
 class Bench:
     """One case, kernel and number of threads; each method answers a question."""
 
-    def __init__(self, case: str, folder: str, small: float, threads: int, options: dict) -> None:
+    def __init__(
+        self, case: dict | str, folder: str, small: float, threads: int, options: dict
+    ) -> None:
         torch.set_num_threads(threads)
-        self.case, self.folder, self.small = case, Path(folder), small
+        self.folder, self.small = Path(folder), small
         self.options = options
         self.simulator: Any = None
         self.image: Any = None
         self.before: float | None = None
         if case == cases.SWEEP:
             return
-        self.work = cases.work(cases.CASES[case], self.folder, small, options)
+        # the fields of a case, or the name of one of CASES
+        self.case = cases.CASES[case] if isinstance(case, str) else cases.Case(**case)
+        self.work = cases.work(self.case, self.folder, small, options)
 
     def first(self) -> dict:
         """Seconds to the first image, compilation and work for the whole sweep included."""
@@ -97,6 +102,15 @@ class Bench:
         most = memory("VmHWM")
         return {"mb": None if most is None or self.before is None else most - self.before}
 
+    def derivatives(self, repeats: int) -> dict:
+        """Times of an image with and without its derivatives, by the same compiled code."""
+        chosen = self.work.options.compile
+        options = replace(self.work.options, compile="always" if chosen == "auto" else chosen)
+        before = forget_peak()
+        found = benchmark_gradients.measure(replace(self.work, options=options), repeats)
+        most = memory("VmHWM")
+        return {**found, "peak_mb": None if most is None or before is None else most - before}
+
     def save(self, path: str) -> dict:
         """Write the image as .npy; its maximum, photons."""
         np.save(path, self.image)
@@ -104,8 +118,7 @@ class Bench:
 
     def parity(self, path: str) -> dict:
         """Write the image with nanoBragg.c's carryover; not timed."""
-        case = cases.CASES[self.case]
-        self.work = cases.work(case, self.folder, self.small, self.options, parity=True)
+        self.work = cases.work(self.case, self.folder, self.small, self.options, parity=True)
         self._prepare()
         self._simulate()
         return self.save(path)
