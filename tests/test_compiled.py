@@ -229,26 +229,33 @@ def test_never_means_never(ready):
     (
         ("auto", 100, False, True),
         ("auto", 10**9, False, False),
-        ("auto", 100, True, False),
+        ("auto", 100, True, True),
+        ("auto", 10**9, True, False),
         ("always", 10**9, False, True),
+        ("always", 10**9, True, True),
         ("never", 100, False, False),
     ),
 )
 def test_when_it_is_compiled(setting, limit, grad, wanted, monkeypatch):
-    """auto: from so many steps on, without gradients."""
+    """auto: from so many steps on, of gradients from others on, and then what they need too."""
     asked = []
-    monkeypatch.setattr(Kernel, "compile", lambda self, for_sparse: bool(asked.append(1)))
-    monkeypatch.setattr(simulate, "COMPILE_STEPS", limit)
-    model = mixed()
-    options = replace(model[3], kernel="dense", compile=setting)
-    with torch.set_grad_enabled(grad):
-        choice = simulate.Simulator(model[0], model[2], options).choose(model[1])
-    assert bool(asked) == wanted and not choice.compiled
+    monkeypatch.setattr(
+        Kernel, "compile", lambda self, for_sparse, slopes: bool(asked.append(slopes))
+    )
+    monkeypatch.setattr(simulate, "COMPILE_STEPS", 10**9 if grad else limit)
+    monkeypatch.setattr(simulate, "COMPILE_STEPS_GRADIENTS", limit if grad else 1)
+    experiment, exposure, amplitudes, options = mixed()
+    if grad:
+        ncells = experiment.crystal.Ncells_abc.clone().requires_grad_()
+        experiment = replace(experiment, crystal=replace(experiment.crystal, Ncells_abc=ncells))
+    options = replace(options, kernel="dense", compile=setting)
+    choice = simulate.Simulator(experiment, amplitudes, options).choose(exposure)
+    assert asked == ([(True, False) if grad else None] if wanted else []) and not choice.compiled
 
 
 def test_more_images_make_it_worth_while(monkeypatch, fresh):
     asked = []
-    monkeypatch.setattr(Kernel, "compile", lambda self, for_sparse: bool(asked.append(1)))
+    monkeypatch.setattr(Kernel, "compile", lambda self, *which: bool(asked.append(which)))
     model = mixed()
     options = replace(model[3], kernel="dense", compile="auto")
     with torch.no_grad():

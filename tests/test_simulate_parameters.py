@@ -408,7 +408,7 @@ def count_compilations(patch: pytest.MonkeyPatch) -> list:
     """A list that grows where code is to be compiled; it is not, which takes long."""
     asked: list[int] = []
     kernel = sim.command.sweep.Simulator.image.__globals__["dense"].Kernel
-    patch.setattr(kernel, "compile", lambda self, for_sparse: bool(asked.append(1)))
+    patch.setattr(kernel, "compile", lambda self, for_sparse, slopes: bool(asked.append(1)))
     return asked
 
 

@@ -89,10 +89,12 @@ def measure_case(
                 runners.append(start(begin, threads, settings, stack))
         of_c = in_turns(case, settings, runners, program, say)
         c_image = program.photons(case) if program and not case.gauss else None
-        for runner in runners if settings.gradients else []:
-            say(f"{case.name} {runner.kernel}, {runner.threads} threads: derivatives")
-            found = runner.worker.ask("derivatives", repeats=settings.repeats)
-            runner.record["derivatives"] = found
+        for runner in runners:
+            runner.record["peak_mb"] = runner.worker.ask("peak")["mb"]
+            if settings.gradients:
+                say(f"{case.name} {runner.kernel}, {runner.threads} threads: derivatives")
+                found = runner.worker.ask("derivatives", repeats=settings.repeats)
+                runner.record["derivatives"] = found
         for runner in runners:
             finish(runner, reference, c_image)
     (steps,) = {runner.record.pop("steps") for runner in runners}
@@ -183,9 +185,8 @@ def c_record(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 
 def finish(runner: Runner, reference: np.ndarray | None, c_image: np.ndarray | None) -> None:
-    """The memory of a runner's images, and by how much they differ from others'."""
+    """By how much a runner's image differs from others'."""
     record = runner.record
-    record["peak_mb"] = runner.worker.ask("peak")["mb"]
     if runner.kernel == "sparse":
         runner.worker.ask("save", path=str(runner.image))
         record["from_dense_of_max"] = cases.largest_difference(np.load(runner.image), reference)
