@@ -35,8 +35,12 @@ def jacobian(
     derivatives [p, slow, fast] with respect to parameters [p].
 
     models makes the experiment and the structure factors of parameters, by operations of torch
-    that have forward derivatives. It is called several times for each parameter.
+    that have forward derivatives. It is called several times for each parameter. ValueError unless
+    parameters has one dimension and is not empty.
     """
+    if parameters.ndim != 1 or len(parameters) == 0:
+        shape = list(parameters.shape)
+        raise ValueError(f"parameters must be of shape [p], one at least, not {shape}")
     options = SimulationOptions() if options is None else options
     problem = _Problem(models, parameters.detach(), exposure, options)
     return problem.at_once() if problem.may_be_at_once else problem.one_by_one()

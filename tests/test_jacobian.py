@@ -79,3 +79,10 @@ def test_every_feature(name):
     # what does nothing, as the weight of a single source, has the rounding of the photons
     assert ((found - expected).abs() <= 1e-10 * size + 1e-14 * photons.sum()).all()
     assert (size > 1e-6 * photons.sum()).sum() >= 20
+
+
+@pytest.mark.parametrize("shape", ((0,), (), (2, 3)))
+def test_parameters_of_another_shape(shape):
+    models, _, (_, exposure, _, options) = problem(Setup())
+    with pytest.raises(ValueError, match=r"parameters must be of shape \[p\], one at least, not"):
+        jacobian(models, torch.zeros(shape, dtype=torch.float64), exposure, options)

@@ -73,7 +73,7 @@ class Lattice:
 
     def blocks(self, s1_unit: Tensor) -> list[Block]:
         """The pieces in blocks of few terms and points."""
-        steps = self.how.batch_steps if self.how.compiled is False else STEPS
+        steps = STEPS if self.how.compiled else self.how.batch_steps
         if not s1_unit.is_cpu:
             steps = STEPS_ELSEWHERE
         blocks = []

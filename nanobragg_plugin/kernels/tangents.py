@@ -84,7 +84,7 @@ class _Forward:
             made, *placed = blocks.rows(self.lattice, some, terms, given.everything, placed_too)
             if number == 0 or of_terms is not some_blocks[number - 1][0]:
                 matrix, scale = self._matrix(made, of_terms, terms, centre)
-                slope = blocks.Slope(terms, made.dtype)
+                slope = blocks.Slope(terms, made.dtype) if self.with_slope else None
             along = (matrix @ made.flatten(0, 1)).unflatten(0, (given.count, -1))
             away = torch.cat([some.new_ones(1, some.shape[1]), some - centre[:, None]])
             parts = [
@@ -96,7 +96,7 @@ class _Forward:
                 weighted = f_latt_sqr * terms.weight[:, None]
                 for one, squares in zip(parts[1], given.squares):
                     one += (squares[place] * weighted).sum(0, dtype=some.dtype)
-            if self.with_slope:
+            if slope is not None:
                 parts.append(slope(made))
             found.append((points, torch.cat(parts)))
         return found
