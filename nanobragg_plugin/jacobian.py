@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import dense, tangents
 from nanobragg_plugin.kernels.incidence import Incidence
+from nanobragg_plugin.kernels.prepared import Rough
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions, tensors_of
 from nanobragg_plugin.simulate import Simulator, evaluated_batches, place, simulate
 from nanobragg_plugin.structure_factors import StructureFactors, constant
@@ -166,8 +167,10 @@ class _Problem:
         recorded: list[tangents.Along] = []
         moving = [number for number in self.numbers if self.effects[number].moves]
 
-        def record(kernel: dense.Kernel, s1: Tensor, incidence: Incidence, omega: Tensor) -> Tensor:
-            lattice = kernel.lattice_of(incidence, kernel.abc, omega)
+        def record(
+            kernel: dense.Kernel, s1: Tensor, incidence: Incidence, rough: Rough | None
+        ) -> Tensor:
+            lattice = kernel.lattice_of(incidence, kernel.abc, rough)
             given = self.given[_key(incidence)]
             recorded.append(tangents.of_sum(lattice, s1, given, len(moving) > 0))
             return torch.cat([recorded[-1].value[None], recorded[-1].tangents])
@@ -184,7 +187,9 @@ class _Problem:
         """What the sums [n] change by as the pixels move, and what weighs them changes."""
         sums = iter(recorded)
 
-        def play(kernel: dense.Kernel, s1: Tensor, incidence: Incidence, omega: Tensor) -> Tensor:
+        def play(
+            kernel: dense.Kernel, s1: Tensor, incidence: Incidence, rough: Rough | None
+        ) -> Tensor:
             along = next(sums)
             return forward_ad.make_dual(along.value, (along.slope * _tangent(s1)).sum(0))
 

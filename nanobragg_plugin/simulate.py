@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,13 @@ from torch.utils.checkpoint import checkpoint
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import compiled, dense, derivatives, sparse
+from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.sampling import steps_per_pixel, why_not_sparse
 from nanobragg_plugin.structure_factors import StructureFactors
 
-#: Pixels [n, 2] (slow, fast), or a run of all pixels of a panel whose rays are kept.
-Batch = Union[Tensor, slice]
 #: Steps (of a pixel, a sample and a term) that a job must have to be compiled for: they take some
 #: ten seconds otherwise, and compiling takes twenty, once on a machine.
 COMPILE_STEPS = 100_000_000
@@ -194,13 +193,13 @@ def _panel_image(
     return place(model, torch.cat(batches), photons)
 
 
-def _length(batch: Batch) -> int:
+def _length(batch: Pixels) -> int:
     return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
 
 
 def evaluated_batches(
     kernel: dense.Kernel, panel: int
-) -> tuple[tuple[Batch, ...], carryover.PhiCache | None, int]:
+) -> tuple[tuple[Pixels, ...], carryover.PhiCache | None, int]:
     """The pixels that are evaluated, in the batches in which they are; the phi cache that the
     first finds, None in `spec`; and how many pixels are left out because of the tolerance."""
     model, options = kernel.experiment.panels[panel], kernel.options
@@ -214,16 +213,17 @@ def evaluated_batches(
             pixels = kernel.candidates(panel)
     elif kernel.compiled:
         at_once = BATCH_PIXELS if kernel.abc.is_cpu else BATCH_PIXELS_ELSEWHERE
-    everything = pixel_count(model)
+    everything, width = pixel_count(model), model.shape[1]
     if pixels is None:
-        if cache is None and model.mask is None and panel in kernel.prepared.rays:
+        if cache is None and model.mask is None and kernel.has_rays(panel):
             starts = range(0, everything, at_once)
             return tuple(slice(i, min(i + at_once, everything)) for i in starts), None, 0
         return simulated_pixels(model).split(at_once), cache, 0
     if cache is not None:  # which pixel comes first matters
-        flat = torch.cat([simulated_pixels(model)[:1], pixels])
-        flat = (flat[:, 0] * model.shape[1] + flat[:, 1]).unique()
-        pixels = torch.stack([flat // model.shape[1], flat % model.shape[1]], 1)
+        slow, fast = simulated_pixels(model)[:1].unbind(1)
+        pixels = torch.cat([slow * width + fast, pixels]).unique()
+    if cache is not None or not kernel.has_rays(panel):
+        pixels = torch.stack([pixels // width, pixels % width], 1)
     return pixels.split(at_once), cache, everything - len(pixels)
 
 
@@ -244,7 +244,7 @@ def simulated_pixels(panel: Panel) -> Tensor:
 def sum_batches(
     kernel: dense.Kernel,
     panel: int,
-    batches: tuple[Batch, ...],
+    batches: tuple[Pixels, ...],
     cache: carryover.PhiCache | None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -253,7 +253,7 @@ def sum_batches(
     Those that fill the phi cache come first, one by one: after them it is the same for all others.
     """
 
-    def run(some: tuple[Batch, ...], cache: carryover.PhiCache | None) -> list[Any]:
+    def run(some: tuple[Pixels, ...], cache: carryover.PhiCache | None) -> list[Any]:
         if kernel.varies:  # evaluated again in the backward pass
             return [done(_checkpoint(kernel, panel, one, cache, few)) for one in some]
         return in_threads(lambda one: done(kernel(panel, one, cache)), some, kernel.abc.is_cpu)
@@ -275,7 +275,7 @@ def sum_batches(
 def _checkpoint(
     kernel: dense.Kernel,
     panel: int,
-    batch: Batch,
+    batch: Pixels,
     cache: carryover.PhiCache | None,
     remembers: bool,
 ) -> Any:
@@ -285,6 +285,11 @@ def _checkpoint(
 
 
 def place(panel: Panel, pixels: Tensor, values: Tensor) -> Tensor:
-    """An image [slow, fast] of values [n] at pixels [n, 2], 0 elsewhere."""
-    image = torch.zeros(panel.shape, dtype=values.dtype, device=values.device)
-    return image.index_put((pixels[:, 0], pixels[:, 1]), values)
+    """An image [slow, fast] of values [n] at pixels, [n, 2] or their numbers [n], 0 elsewhere."""
+    slow, fast = panel.shape
+    if pixels.dim() == 2:
+        pixels = pixels[:, 0] * fast + pixels[:, 1]
+    image = torch.zeros(slow * fast, dtype=values.dtype, device=values.device)
+    if values.requires_grad:
+        return image.index_put((pixels,), values).reshape(panel.shape)
+    return image.index_copy_(0, pixels, values).reshape(panel.shape)

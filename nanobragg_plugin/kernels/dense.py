@@ -8,9 +8,8 @@ a pixel's steps are always summed alike.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -22,12 +21,15 @@ from nanobragg_plugin.geometry import scattering_vector
 from nanobragg_plugin.kernels import blocks, compiled, derivatives, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
 from nanobragg_plugin.kernels.known import KnownTerms
-from nanobragg_plugin.kernels.prepared import Prepared, Rays, joined
+from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, joined
 from nanobragg_plugin.kernels.samples import Sample, captured_once, layer_count, weighted_samples
 from nanobragg_plugin.kernels.tree import Tree
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions, tensors_of
 from nanobragg_plugin.orientation import at_positions, incident, real_space_vectors
 from nanobragg_plugin.structure_factors import StructureFactors
+
+#: Of a panel's pixels: (slow, fast) [n, 2]; numbers [n]; a run of all.
+Pixels = Union[Tensor, slice]
 
 
 class Kernel:
@@ -39,9 +41,9 @@ class Kernel:
     """
 
     watch: Callable[[str, dict[str, Any]], None] | None = None
-    #: In place of the sum over terms: of the kernel, s1_unit [3, n], Incidence and solid angle [n]
-    #: what is weighed and added up in its place, [n] or [m, n] (for `jacobian`).
-    instead: Callable[[Kernel, Tensor, Incidence, Tensor], Tensor] | None = None
+    #: In place of the sum over terms: of the kernel, s1_unit [3, n], Incidence and these points as
+    #: the bound takes them what is weighed and added up, [n] or [m, n] (for `jacobian`).
+    instead: Callable[[Kernel, Tensor, Incidence, Rough | None], Tensor] | None = None
     #: Whether each source is summed over alone, though others come from the same direction.
     apart: bool = False
 
@@ -80,12 +82,12 @@ class Kernel:
     def __call__(
         self,
         panel: int,
-        pixels: Tensor | slice,
+        pixels: Pixels,
         cache: carryover.PhiCache | None = None,
         remembered: derivatives.Remembered | None = None,
     ) -> tuple[Tensor, carryover.PhiCache | None]:
-        """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n]; or of a run of
-        all pixels, of a panel whose rays are kept.
+        """Sum over the samples of pixels [n, 2] (slow, fast) in raster order, [n]; or, of a panel
+        whose rays are kept, of a run of all its pixels or of those of some numbers [n].
 
         spot_scale F_cell^2 F_latt^2 with every correction factor and weight, and nanoBragg.c's
         water, divided by the number of steps; times r_e^2 fluence it is expected photons. With a
@@ -166,6 +168,7 @@ class Kernel:
         self._show("pixels", pixels=pixels)
         for sample, omega, capture in self._samples(number, pixels):
             s1_unit = sample.s1_unit.T.contiguous()
+            rough = None if self.bound is None else Rough.of(s1_unit, omega)
             for group in groups:
                 evaluated = False
                 for incidence in group:
@@ -174,7 +177,7 @@ class Kernel:
                         continue
                     evaluated = True
                     weight, polar = self._weight(sample, (omega, capture), incidence, polar, kept)
-                    lattice = self._lattice(s1_unit, incidence, vectors, omega, remembered)
+                    lattice = self._lattice(s1_unit, incidence, vectors, rough, remembered)
                     total = total + lattice * weight
                 vectors = rest if evaluated else vectors
         once = self._once(total, omega, polar)
@@ -185,12 +188,9 @@ class Kernel:
     ) -> Tensor:
         """`_sum` of pixels that are one sample each, for all sources, and have no water."""
         ((incidence,),) = self._groups(alone=False)
-        factors = [x for x in (rays.weight, rays.once) if x is not None]
-        most = factors[0] if len(factors) == 1 or self.bound is None else math.prod(factors)
-        total = self._lattice(rays.s1_unit, incidence, vectors, most, remembered)
-        for factor in (rays.weight, self.spot_scale / self.steps, rays.once):
-            if factor is not None:
-                total = total * factor if total.requires_grad else total.mul_(factor)
+        total = self._lattice(rays.s1_unit, incidence, vectors, rays.rough, remembered)
+        for factor in (rays.weight, self.spot_scale / self.steps):
+            total = total * factor if total.requires_grad else total.mul_(factor)
         return total
 
     @property
@@ -229,15 +229,18 @@ class Kernel:
         polar = torch.zeros_like(like) if polar is None else polar  # 0 of what is wholly cut
         return polar if once is None else once * polar
 
-    def _kept_rays(self, number: int, pixels: Tensor | slice) -> Rays | None:
+    def has_rays(self, number: int) -> bool:
+        """Whether those of a panel were kept by `keep_rays`, and may be used."""
+        return number in self.prepared.rays and self.watch is None and not self.rays_vary
+
+    def _kept_rays(self, number: int, pixels: Pixels) -> Rays | None:
         """Those of pixels that were kept by `keep_rays`."""
-        rays = self.prepared.rays.get(number)
-        if rays is None or self.watch is not None or self.rays_vary:
+        if not self.has_rays(number):
             return None
-        if isinstance(pixels, slice):
-            return rays[pixels]
-        slow, fast = pixels.unbind(1)
-        return rays[slow * self.prepared.panels[number].image_size[0] + fast]
+        if isinstance(pixels, Tensor) and pixels.dim() == 2:
+            slow, fast = pixels.unbind(1)
+            pixels = slow * self.prepared.panels[number].image_size[0] + fast
+        return self.prepared.rays[number][pixels]
 
     @torch.no_grad()
     def keep_rays(self) -> None:
@@ -265,9 +268,9 @@ class Kernel:
         ((sample, omega, capture),) = self._samples(number, pixels)
         weight, polar = self._weight(sample, (omega, capture), incidence, None, None)
         once = self._once(weight, omega, polar)
-        if self.options.layers_of(number) is None and weight is capture:
-            weight = None
-        return Rays(sample.s1_unit.T.contiguous(), weight, once)
+        weight = weight if once is None else weight * once
+        s1_unit = sample.s1_unit.T.contiguous()
+        return Rays(s1_unit, weight, Rough.of(s1_unit, weight))
 
     def _finished(
         self,
@@ -392,29 +395,30 @@ class Kernel:
         return all([one.want(device) for one in wanted])
 
     def candidates(self, number: int) -> Tensor | None:
-        """The pixels [n, 2] of a panel that the sparse kernel evaluates; None: all of them."""
+        """Numbers [n] of the pixels of a panel that the sparse kernel evaluates; None: all."""
         mask = self.experiment.panels[number].mask
-        return sparse.candidates(self.prepared, number, self.bound, self.trees(), mask)
+        rays = self.prepared.rays[number] if self.has_rays(number) else None
+        return sparse.candidates(self.prepared, number, self.bound, self.trees(), mask, rays)
 
     def _lattice(
         self,
         s1_unit: Tensor,
         incidence: Incidence,
         vectors: Tensor,
-        omega: Tensor,
+        rough: Rough | None,
         remembered: derivatives.Remembered | None = None,
     ) -> Tensor:
-        """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n], at least where a pixel of the
-        solid angle omega, or of what else weighs it, has the tolerance."""
+        """Sum of F_cell^2 F_latt^2 over terms [n] at points [3, n]; with a bound, at least where
+        `rough`, the same points, may have the tolerance."""
         if self.instead is not None:
-            return self.instead(self, s1_unit, incidence, omega)
+            return self.instead(self, s1_unit, incidence, rough)
         if self.watch is None and self.varies and self.has_slopes:
-            return self._differentiable(s1_unit, incidence, vectors, omega, remembered)
+            return self._differentiable(s1_unit, incidence, vectors, rough, remembered)
         amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
         how = self._how(amplitudes if interpolate else None)
         if self.bound is not None and self.watch is None:
             tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
-            return sparse.summed(self.bound, tree, s1_unit, leaves, omega, how)
+            return sparse.summed(self.bound, tree, s1_unit, leaves, rough, how)
         terms = self.known.terms(incidence, vectors)
         if self.watch is not None:
             self._show("vectors", vectors=incidence.vectors_of(vectors))
@@ -428,26 +432,28 @@ class Kernel:
         s1_unit: Tensor,
         incidence: Incidence,
         vectors: Tensor,
-        omega: Tensor,
+        rough: Rough | None,
         remembered: derivatives.Remembered | None,
     ) -> Tensor:
         """The sum with the gradients that `derivatives` makes."""
         terms = self.known.terms(incidence, vectors)
         known = None if remembered is None else remembered.known()
-        lattice = self.lattice_of(incidence, vectors, omega)
+        lattice = self.lattice_of(incidence, vectors, rough)
         found = derivatives.lattice_sum(lattice, s1_unit, terms, self.scatterer, known)
         if remembered is not None:
             remembered.keep(found)
         return found
 
-    def lattice_of(self, incidence: Incidence, vectors: Tensor, omega: Tensor) -> blocks.Lattice:
+    def lattice_of(
+        self, incidence: Incidence, vectors: Tensor, rough: Rough | None
+    ) -> blocks.Lattice:
         """The sum over terms, to be differentiated."""
         terms, scatterer = self.known.terms(incidence, vectors).detach(), self.scatterer.detach()
         how = self._how(None)
         parts: blocks.Parts = blocks.Whole(terms, scatterer, how)
         if self.bound is not None:
             tree = self.known.tree(incidence, vectors)
-            parts = sparse.Leaves(self.bound, tree, tree.leaves(terms), omega.detach(), how)
+            parts = sparse.Leaves(self.bound, tree, tree.leaves(terms), rough, how)
         return blocks.Lattice(terms, scatterer, how, parts)
 
     def _how(self, between: StructureFactors | None) -> summing.How:

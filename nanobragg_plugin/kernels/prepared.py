@@ -9,44 +9,77 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.kernels.lattice_sum import Scatterer, flat_table
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, columns, flat_table
 from nanobragg_plugin.models import Crystal, Experiment, Panel, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
-#: Bytes of pixel geometry that are kept from one image to the next.
-KEPT_BYTES = 256 << 20
+#: Bytes of pixel geometry that are kept from one image to the next, and of a pixel.
+KEPT_BYTES, PIXEL_BYTES = 320 << 20, 48
+
+
+@dataclass(frozen=True)
+class Rough:
+    """Points as the bound of the sparse kernel takes them, float32: s1_unit [3, n]; inverse [n]: 1
+    / what weighs them, at most."""
+
+    s1_unit: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, s1_unit: Tensor, weight: Tensor) -> Rough:
+        """Of s1_unit [3, n] and what weighs it [n]."""
+        return cls(s1_unit.detach().float().contiguous(), weight.detach().reciprocal().float())
+
+    def __getitem__(self, which: Tensor | slice) -> Rough:
+        some = self.inverse[which] if isinstance(which, slice) else self.inverse.take(which)
+        return Rough(columns(self.s1_unit, which), some)
+
+    def __len__(self) -> int:
+        return len(self.inverse)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Squares of a panel's pixels: the number of the first pixel [m]; counted [m, pixels], whether
+    a pixel is to be simulated, None: all are; rough: a middle point; extent [m], float32: how far
+    s1 of others is from it."""
+
+    first: Tensor
+    counted: Tensor | None
+    rough: Rough
+    extent: Tensor
 
 
 @dataclass(frozen=True)
 class Rays:
     """Samples of pixels, one each: s1_unit [3, n]; weight [n]: solid angle, capture and
-    polarization as far as they are taken at every sample; once [n]: as far as they are not. None:
-    1."""
+    polarization; rough: as the bound takes them."""
 
     s1_unit: Tensor
-    weight: Tensor | None
-    once: Tensor | None
+    weight: Tensor
+    rough: Rough
 
     def __getitem__(self, which: Tensor | slice) -> Rays:
-        weight, once = (None if x is None else x[which] for x in (self.weight, self.once))
-        return Rays(self.s1_unit[:, which], weight, once)
+        if isinstance(which, slice):
+            return Rays(self.s1_unit[:, which], self.weight[which], self.rough[which])
+        return Rays(columns(self.s1_unit, which), self.weight.take(which), self.rough[which])
 
 
 def joined(parts: Iterator[Rays], count: int) -> Rays:
     """Rays one after the other, `count` of them, which do not exist twice at any time."""
     first = next(parts)
-    whole = [
-        None if x is None else x.new_empty(*x.shape[:-1], count)
-        for x in (first.s1_unit, first.weight, first.once)
-    ]
+    whole = [x.new_empty(*x.shape[:-1], count) for x in _tensors(first)]
     start = 0
     for part in chain([first], parts):
-        stop = start + part.s1_unit.shape[1]
-        for x, of_part in zip(whole, (part.s1_unit, part.weight, part.once)):
-            if x is not None:
-                x[..., start:stop] = of_part
+        stop = start + len(part.weight)
+        for x, of_part in zip(whole, _tensors(part)):
+            x[..., start:stop] = of_part
         start = stop
-    return Rays(*whole)
+    return Rays(*whole[:2], Rough(*whole[2:]))
+
+
+def _tensors(rays: Rays) -> tuple[Tensor, ...]:
+    return rays.s1_unit, rays.weight, rays.rough.s1_unit, rays.rough.inverse
 
 
 class Prepared:
@@ -63,7 +96,7 @@ class Prepared:
         self.amplitudes = structure_factors.to(dtype=options.value_dtype)
         self.squares, self.box = flat_table(self.amplitudes)
         self.rays: dict[int, Rays] = {}
-        self.tiles: dict[int, tuple[Tensor, ...]] = {}
+        self.tiles: dict[int, Tiles] = {}
         self._bounds: tuple[Tensor, Tensor] | None = None
 
     def scatterer(self, crystal: Crystal, metric: Tensor) -> Scatterer:
@@ -81,7 +114,7 @@ class Prepared:
     def may_keep_rays(self) -> bool:
         """Whether there is room for the rays of all panels."""
         pixels = sum(panel.shape[0] * panel.shape[1] for panel in self.panels)
-        return 5 * 8 * pixels <= KEPT_BYTES
+        return PIXEL_BYTES * pixels <= KEPT_BYTES
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """F_cell^2 of each reflection, followed by that of the strongest of it and its 26

@@ -11,9 +11,11 @@ kernel's, gradients included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from nanobragg_plugin.geometry import lab_position, unit
 from nanobragg_plugin.kernels import reach, summing
 from nanobragg_plugin.kernels.compiled import exceeds
 from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, columns
-from nanobragg_plugin.kernels.prepared import Prepared
+from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, Tiles
 from nanobragg_plugin.kernels.tree import Tree
 from nanobragg_plugin.models import Layers, Panel
 
@@ -44,8 +46,9 @@ class Bound:
     ) -> None:
         """photons: r_e^2 fluence spot_scale; compiled: whether compiled code may be used."""
         self.exceeds = exceeds if compiled else reach.exceeds
-        self.prepared, self.scatterer, self.photons = prepared, scatterer, photons
-        self.tolerance = prepared.options.tolerance
+        self.prepared, self.scatterer = prepared, scatterer
+        #: The most that F_cell^2 F_latt^2 weight may lack, times what weighs it.
+        self.allowed = prepared.options.tolerance / photons if photons > 0 else math.inf
         strengths, strongest = prepared.bounds()
         fudge = scatterer.fudge.detach().float()
         if scatterer.xtal_shape.endswith("_star"):
@@ -56,22 +59,21 @@ class Bound:
         half = torch.tensor(len(strengths) // 2, dtype=torch.int32, device=strengths.device)
         self.tensors = strengths, half, strongest, scatterer.box, ncells, fudge
 
-    def limit(self, omega: Tensor) -> Tensor:
-        """What a term may lack at points of solid angle omega [n], float32."""
-        return (self.tolerance / (self.photons * omega.detach())).float()
-
     def may_matter(
-        self, points: tuple[Tensor, ...], tree: Tree, level: int, which: slice
+        self, rough: Rough, tree: Tree, level: int, which: slice, extent: Tensor | None = None
     ) -> Tensor:
-        """[nodes, n]: whether nodes of a level may matter at points: s1_unit [3, n], extent [n],
-        limit [n], float32."""
+        """[nodes, n]: whether nodes of a level may matter at some points, or within `extent` [n]
+        (float32) of them."""
+        limit = rough.inverse * self.allowed
+        extent = torch.zeros_like(limit) if extent is None else extent
         level = tree.levels[level]
         node = level.maps[which], level.spread[which], level.weight[which]
         shape = self.scatterer.xtal_shape
         if shape.startswith("gauss"):  # in logarithms
             n6 = self.scatterer.ncells.detach().prod() ** 2
             node = *node[:2], (node[2] * n6).log().float()
-            points = *points[:2], points[2].log()
+            limit = limit.log_()
+        points = rough.s1_unit, extent, limit
         found = self.exceeds(points, node, self.tensors, tree.s0_unit, shape)
         return found.view(torch.bool)
 
@@ -89,35 +91,30 @@ def summed(
     tree: Tree,
     s1_unit: Tensor,
     leaves: list[Terms],
-    omega: Tensor,
+    rough: Rough,
     how: summing.How,
 ) -> Tensor:
     """`summing.summed` of points [3, n], of the tree's leaves that may matter where they may."""
     total = torch.zeros(s1_unit.shape[1], dtype=s1_unit.dtype, device=s1_unit.device)
-    for node, part in walk(bound, tree, s1_unit, omega):
+    for node, part in walk(bound, tree, rough):
         one = summing.summed(columns(s1_unit, part), leaves[node], bound.scatterer, how)
         total.index_add_(0, part, one)
     return total
 
 
-def walk(bound: Bound, tree: Tree, s1_unit: Tensor, omega: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """The leaves that may matter at points [3, n], and the numbers of these points."""
-    detached, limit = s1_unit.detach().float(), bound.limit(omega)
-    everywhere = torch.arange(s1_unit.shape[1], device=s1_unit.device)
+def walk(bound: Bound, tree: Tree, rough: Rough) -> Iterator[tuple[int, Tensor]]:
+    """The leaves that may matter at some points, and the numbers of these points."""
     last = len(tree.levels) - 1
+    everywhere: Tensor | None = None
     waiting = [(0, slice(0, len(tree.levels[0].weight)), everywhere)]
     while waiting:
         level, which, at = waiting.pop()
         with torch.no_grad():
-            some, s1_of_some = limit, detached
-            if at is not everywhere:
-                some, s1_of_some = limit.index_select(0, at), columns(detached, at)
-            points = s1_of_some, torch.zeros_like(some), some
-            found = bound.may_matter(points, tree, level, which)
+            found = bound.may_matter(rough if at is None else rough[at], tree, level, which)
         below = []
         for node, lit in enumerate(found, which.start):
-            part = lit.nonzero().view(-1)  # one by one: faster than all at once
-            part = part if at is everywhere else at.index_select(0, part)
+            part = numbers_of(lit)  # one by one: faster than all at once
+            part = part if at is None else at.index_select(0, part)
             if len(part) and level < last:
                 below.append((level + 1, tree.children(level, node), part))
             elif len(part):
@@ -125,25 +122,32 @@ def walk(bound: Bound, tree: Tree, s1_unit: Tensor, omega: Tensor) -> Iterator[t
         waiting += below[::-1]
 
 
+def numbers_of(lit: Tensor) -> Tensor:
+    """Where lit [n], bool, is true."""
+    if lit.is_cpu:  # numpy is four times as fast as torch
+        return torch.from_numpy(np.flatnonzero(lit.numpy()))
+    return lit.nonzero().view(-1)
+
+
 @dataclass(frozen=True)
 class Leaves:
-    """`summed` as `blocks.Parts`; omega [n]: of all points."""
+    """`summed` as `blocks.Parts`; rough: all points."""
 
     bound: Bound
     tree: Tree
     leaves: list[Terms]
-    omega: Tensor
+    rough: Rough
     how: summing.How
 
     def value(self, s1_unit: Tensor, points: slice) -> Tensor:
         """See Parts."""
         some = columns(s1_unit, points)
-        return summed(self.bound, self.tree, some, self.leaves, self.omega[points], self.how)
+        return summed(self.bound, self.tree, some, self.leaves, self.rough[points], self.how)
 
     def pieces(self, s1_unit: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See Parts."""
         numbers = self.tree.numbers()
-        found = walk(self.bound, self.tree, s1_unit, self.omega)
+        found = walk(self.bound, self.tree, self.rough)
         # a leaf may be nothing but places that do not count
         return [(numbers[node], points) for node, points in found if len(numbers[node])]
 
@@ -159,82 +163,97 @@ def kept_share(bound: Bound, trees: list[Tree], panels: tuple[Panel, ...]) -> fl
         step = max(1, round(slow * fast * len(panels) / SAMPLED * 0.987))
         flat = torch.arange(0, slow * fast, step, device=panel.origin.device)
         some = torch.stack([flat // fast, flat % fast], 1)
-        s1_unit, extent, omega = patches(bound.prepared, number, some + 0.5, 1)
-        limit = bound.limit(omega)
+        rough, _ = patches(bound.prepared, number, some + 0.5, 1)
         for tree in trees:
             last = len(tree.levels) - 1
             leaves = slice(0, len(tree.levels[last].weight))
-            found = bound.may_matter((s1_unit, extent * 0, limit), tree, last, leaves)
+            found = bound.may_matter(rough, tree, last, leaves)
             kept, total = kept + int(found.sum()), total + found.numel()
     return kept / total
 
 
 @torch.no_grad()
 def candidates(
-    prepared: Prepared, number: int, bound: Bound, trees: list[Tree], mask: Tensor | None
+    prepared: Prepared,
+    number: int,
+    bound: Bound,
+    trees: list[Tree],
+    mask: Tensor | None,
+    rays: Rays | None,
 ) -> Tensor | None:
-    """The pixels [n, 2] (slow, fast) of a panel that some term of the trees may light, in raster
-    order within a tile; None: nearly all may be lit."""
+    """Numbers [n] of the pixels of a panel that some term of the trees may light, in raster order
+    within a tile; None: nearly all may be lit. rays: of all its pixels, where they are kept."""
     panel = prepared.panels[number]
     if panel.curved is not None:
         return None
     if number not in prepared.tiles:
         prepared.tiles[number] = _tiles(prepared, number, mask)
-    corners, s1_unit, extent, omega = prepared.tiles[number]
-    lit = _lit(bound, trees, s1_unit, extent, omega)
-    if int(lit.sum()) > MOST * len(lit):
+    tiles = prepared.tiles[number]
+    lit = numbers_of(_lit(bound, trees, tiles.rough, tiles.extent))
+    if len(lit) > MOST * len(tiles.first):
         return None
-    pixels = _pixels_of(corners[lit], panel, mask)
+    pixels = (tiles.first[lit][:, None] + _within_tile(panel)).flatten()
+    if tiles.counted is not None:
+        pixels = pixels[tiles.counted[lit].flatten()]
     layers = prepared.options.layers_of(number)
-    if prepared.options.oversample > 1 or (layers is not None and len(layers.edges) > 2):
-        parts = [
-            some[_lit(bound, trees, *patches(prepared, number, some + 0.5, 1))]
-            for some in pixels.split(POINTS)
-        ]
-        pixels = torch.cat(parts)
-    return pixels
+    several = prepared.options.oversample > 1 or (layers is not None and len(layers.edges) > 2)
+    if rays is None and not several:
+        return pixels
+    width, parts = panel.shape[1], []
+    for some in pixels.split(POINTS):
+        if rays is not None:
+            lit = _lit(bound, trees, rays.rough[some])
+        else:
+            centres = torch.stack([some // width, some % width], 1) + 0.5
+            lit = _lit(bound, trees, *patches(prepared, number, centres, 1))
+        parts.append(some[numbers_of(lit)])
+    return torch.cat(parts)
 
 
-def _pixels_of(corners: Tensor, panel: Panel, mask: Tensor | None) -> Tensor:
-    """The pixels [n, 2] of tiles that begin at corners [m, 2]."""
-    offsets = torch.arange(TILE, device=corners.device)
-    pixels = (corners[:, None] + torch.cartesian_prod(offsets, offsets)).flatten(0, 1)
-    if panel.shape[0] % TILE or panel.shape[1] % TILE:
-        inside = (pixels[:, 0] < panel.shape[0]) & (pixels[:, 1] < panel.shape[1])
-        pixels = pixels[inside]
-    return pixels if mask is None else pixels[mask[pixels[:, 0], pixels[:, 1]]]
+def _within_tile(panel: Panel) -> Tensor:
+    """By how much the numbers of a tile's pixels [TILE^2] are above that of its first."""
+    along = torch.arange(TILE, device=panel.origin.device)
+    return (along[:, None] * panel.shape[1] + along).flatten()
 
 
-def _lit(bound: Bound, trees: list[Tree], s1_unit: Tensor, extent: Tensor, omega: Tensor) -> Tensor:
-    """[n] bool: which patches some term may light."""
-    limit = bound.limit(omega)
-    lit = torch.zeros(len(omega), dtype=torch.bool, device=omega.device)
+def _lit(bound: Bound, trees: list[Tree], rough: Rough, extent: Tensor | None = None) -> Tensor:
+    """[n] bool: which points, or patches, some term may light."""
+    lit: Tensor | None = None
     for tree in trees:
         first = slice(0, len(tree.levels[0].weight))
-        lit |= bound.may_matter((s1_unit, extent, limit), tree, 0, first).any(0)
+        for one in bound.may_matter(rough, tree, 0, first, extent):
+            lit = one if lit is None else lit | one
     return lit
 
 
-def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """The first pixels [m, 2] of tiles that have a pixel in the mask, and their `patches`."""
+def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> Tiles:
+    """Those that have a pixel in the mask."""
     panel = prepared.panels[number]
-    device = panel.origin.device
-    slow, fast = (torch.arange(0, size, TILE, device=device) for size in panel.shape)
-    corners = torch.cartesian_prod(slow, fast)
-    if mask is not None:
-        some = torch.nn.functional.max_pool2d(mask[None].float(), TILE, ceil_mode=True)[0]
-        corners = corners[some.flatten() > 0]
+    corners = torch.cartesian_prod(
+        *(torch.arange(0, size, TILE, device=panel.origin.device) for size in panel.shape)
+    )
+    counted = None
+    if mask is not None or panel.shape[0] % TILE or panel.shape[1] % TILE:
+        good = torch.ones(panel.shape, dtype=torch.bool) if mask is None else mask
+        below, beside = (-size % TILE for size in panel.shape)
+        good = torch.nn.functional.pad(good.to(corners.device), (0, beside, 0, below))
+        counted = good.unflatten(1, (-1, TILE)).unflatten(0, (-1, TILE)).transpose(1, 2)
+        counted = counted.reshape(-1, TILE**2)
+        some = numbers_of(counted.any(1))
+        corners, counted = corners[some], counted[some]
     parts = [patches(prepared, number, one + TILE / 2, TILE) for one in corners.split(POINTS)]
-    s1_unit = torch.cat([part[0] for part in parts], 1)
-    return corners, s1_unit, *(torch.cat([part[i] for part in parts]) for i in (1, 2))
+    rough = Rough(
+        torch.cat([part.s1_unit for part, _ in parts], 1),
+        torch.cat([part.inverse for part, _ in parts]),
+    )
+    first = corners[:, 0] * panel.shape[1] + corners[:, 1]
+    return Tiles(first, counted, rough, torch.cat([extent for _, extent in parts]))
 
 
-def patches(
-    prepared: Prepared, number: int, centres: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def patches(prepared: Prepared, number: int, centres: Tensor, size: int) -> tuple[Rough, Tensor]:
     """Of squares of `size` pixels about centres [n, 2] (slow, fast), in pixels: s1 of a middle
-    sample [3, n] and how far that of any other is from it [n], float32, and the most that a pixel's
-    solid angle can be [n]."""
+    sample and the most that a pixel's solid angle can be; and how far s1 of any other sample is
+    from it [n], float32."""
     panel, options = prepared.panels[number], prepared.options
     surface = lab_position(panel, *(c.to(panel.origin.dtype) for c in centres.unbind(1)))
     low, high = _depths(options.layers_of(number), panel, surface)
@@ -249,7 +268,7 @@ def patches(
     omega = nearest**-2 * (1e6 if options.point_pixel else panel.pixel_size.prod())
     near = nearest <= 0  # a patch as large as its distance: no bound
     extent, omega = (torch.where(near, torch.inf, value) for value in (extent, omega))
-    return s1_unit.T.float().contiguous(), extent.float(), omega
+    return Rough.of(s1_unit.T, omega), extent.float()
 
 
 def _depths(layers: Layers | None, panel: Panel, surface: Tensor) -> tuple[Tensor, Tensor]:
