@@ -28,6 +28,8 @@ COMPILE_STEPS_GRADIENTS = 500_000_000
 #: Pixels in a batch of compiled code and of the sparse kernel, which need little memory; and on
 #: whatever is no CPU, which must have much to do at a time.
 BATCH_PIXELS, SPARSE_PIXELS, BATCH_PIXELS_ELSEWHERE = 1 << 16, 1 << 18, 1 << 21
+#: Pixels that are worth a thread of their own to the sparse kernel.
+SPARSE_PIXELS_LEAST = 1 << 14
 #: Bytes of a panel's sums over terms that are kept for the backward pass, at most.
 REMEMBERED_BYTES = 256 << 20
 #: Steps that the sparse kernel could do while it tests and fetches one that it keeps (measured).
@@ -224,6 +226,9 @@ def evaluated_batches(
         pixels = torch.cat([slow * width + fast, pixels]).unique()
     if cache is not None or not kernel.has_rays(panel):
         pixels = torch.stack([pixels // width, pixels % width], 1)
+    if kernel.abc.is_cpu:  # something for each thread
+        each = -(-len(pixels) // torch.get_num_threads())
+        at_once = min(at_once, max(each, SPARSE_PIXELS_LEAST))
     return pixels.split(at_once), cache, everything - len(pixels)
 
 

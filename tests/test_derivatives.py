@@ -381,7 +381,7 @@ def sum_of(model: Model, count: int | None = None, terms: int | None = None):
     ((sample, omega, _), *_) = kernel._samples(0, pixels)
     s1_unit, incidence = sample.s1_unit.T.contiguous(), kernel.incidences()[0]
     with torch.no_grad():
-        lattice = kernel.lattice_of(incidence, kernel.abc, omega)
+        lattice = kernel.lattice_of(incidence, kernel.abc, kernel._rough(s1_unit, omega))
     some = lattice.terms[:terms]
     if terms is not None:
         whole = replace(lattice.parts, terms=some)

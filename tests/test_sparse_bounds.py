@@ -19,6 +19,7 @@ from nanobragg_plugin.geometry import subpixel_offsets
 from nanobragg_plugin.kernels import reach, sparse, tree
 from nanobragg_plugin.kernels.dense import Kernel
 from nanobragg_plugin.kernels.lattice_sum import Terms, indices, lattice_sum
+from nanobragg_plugin.kernels.prepared import Rough
 from nanobragg_plugin.kernels.samples import layer_count, sample_of
 from nanobragg_plugin.models import XTAL_SHAPES
 from nanobragg_plugin.simulate import simulated_pixels
@@ -131,7 +132,7 @@ def test_no_term_that_is_left_out_matters(shape, seed, edges, ncells, size, limi
     s1_unit = sample.s1_unit.T.contiguous()
     extent = size * torch.rand(60, generator=draw, dtype=torch.float64)
     most = float(kernel.scatterer.squares.max() * kernel.ncells.prod() ** 2)
-    points = s1_unit.float(), extent.float(), torch.full((60,), limit * most)
+    rough = Rough.of(s1_unit, torch.full((60,), bound.allowed / (limit * most)), shape)
     moved = [s1_unit] + [points_near(seed + k, s1_unit, extent.float().double()) for k in range(4)]
     incidences = [one for group in kernel._groups(alone=False) for one in group]
     for incidence, found in zip(incidences, kernel.trees()):
@@ -143,7 +144,8 @@ def test_no_term_that_is_left_out_matters(shape, seed, edges, ncells, size, limi
             ]
         ).amax(1)  # [terms, n], the largest of the moved points
         for number, level in enumerate(found.levels):
-            may = bound.may_matter(points, found, number, slice(0, len(level.weight)))
+            every = slice(0, len(level.weight))
+            may = bound.may_matter(rough, found, number, every, extent.float())
             members = found.order.reshape(len(level.weight), -1)
             largest = torch.stack([true[numbers].amax(0) for numbers in members])
             assert (largest[~may] <= limit * most * (1 + 1e-5)).all()
@@ -166,10 +168,10 @@ def test_the_bound_leaves_out_what_is_far_from_spots(shape):
     s1_unit = sample.s1_unit.T.contiguous()
     n = s1_unit.shape[1]
     limit = 1e-6 * float(kernel.scatterer.squares.max() * kernel.ncells.prod() ** 2)
-    points = s1_unit.float(), torch.zeros(n), torch.full((n,), limit)
+    rough = Rough.of(s1_unit, torch.full((n,), bound.allowed / limit), shape)
     for found in kernel.trees():
         leaves = found.levels[-1]
-        may = bound.may_matter(points, found, len(found.levels) - 1, slice(0, len(leaves.weight)))
+        may = bound.may_matter(rough, found, len(found.levels) - 1, slice(0, len(leaves.weight)))
         assert may.double().mean() < (0.5 if shape in ("square", "round") else 0.05)
 
 
@@ -201,23 +203,23 @@ def test_a_patch_holds_its_samples(seed, layers, sampling, oversample, size, nea
     kernel = Kernel(replace(experiment, panels=(panel,)), exposure, table, options)
     pixels = simulated_pixels(panel)
     first = torch.div(pixels, size, rounding_mode="floor") * size
-    s1_unit, extent, omega = sparse.patches(kernel.prepared, 0, first + size / 2, size)
+    rough, extent = sparse.patches(kernel.prepared, 0, first + size / 2, size)
     own = options.layers_of(0)
     for layer in range(layer_count(own)):
         for offset in subpixel_offsets(oversample):
             sample = sample_of(kernel.prepared.panels[0], pixels, offset, own, layer)
             plane = seen_plane(panel, own, sample.distance, sample.cosine)
             seen = solid_angle(panel, sample.distance, plane, point_pixel)
-            away = (sample.s1_unit.T - s1_unit).norm(dim=0)
+            away = (sample.s1_unit.T - rough.s1_unit).norm(dim=0)
             assert (away <= extent * (1 + 1e-6) + 1e-7).all()  # s1 of the patch is float32
-            assert (seen <= omega * (1 + 1e-12)).all()
+            assert (seen * rough.limit <= 1 + 1e-6).all()  # the limit too
 
 
 def test_a_patch_about_the_crystal_has_no_bound():
     """Of a pixel as large as its distance: everything within it may matter."""
-    model = build(Case(seed=1, panels=1))
+    model = build(Case(seed=1, panels=1, xtal_shape="square"))
     panel = model[0].panels[0]
     large = replace(panel, pixel_size=tensor([90.0, 90.0]))
     kernel = Kernel(replace(model[0], panels=(large,)), *model[1:])
-    _, extent, omega = sparse.patches(kernel.prepared, 0, simulated_pixels(panel) + 0.5, 4)
-    assert extent.isinf().any() and torch.equal(extent.isinf(), omega.isinf())
+    rough, extent = sparse.patches(kernel.prepared, 0, simulated_pixels(panel) + 0.5, 4)
+    assert extent.isinf().any() and torch.equal(extent.isinf(), rough.limit == 0)

@@ -120,6 +120,26 @@ def test_threads_and_batches_change_nothing(kernel, precision, options, monkeypa
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("kernel", ("dense", "sparse"))
+def test_kept_geometry_and_gradients_of_the_detector(kernel):
+    """A simulator that has kept where the pixels are gives the gradient of one that has not."""
+    model = build(Case(seed=61, sources=1, layers=1, panels=1, xtal_shape="square"))
+    panel = model[0].panels[0]
+    origin = panel.origin.clone().requires_grad_()
+    experiment = replace(model[0], panels=(replace(panel, origin=origin),))
+    options = replace(model[3], kernel=kernel, tolerance=1e-4 * float(images(model).max()))
+    found = []
+    for kept in (False, True):
+        simulator = simulate.Simulator(experiment, model[2], options, 3)
+        if kept:
+            with torch.no_grad():
+                simulator.image(model[1])
+            assert simulator.prepared.rays
+        (image,) = simulator.image(model[1])
+        found.append(torch.autograd.grad(image.sum(), origin)[0])
+    assert torch.equal(*found) and found[0].norm() > 0
+
+
 @pytest.mark.parametrize("precision", ("double", "mixed"))
 @pytest.mark.parametrize("once", (False, True))
 def test_the_images_of_a_sweep(once, precision):

@@ -168,7 +168,7 @@ class Kernel:
         self._show("pixels", pixels=pixels)
         for sample, omega, capture in self._samples(number, pixels):
             s1_unit = sample.s1_unit.T.contiguous()
-            rough = None if self.bound is None else Rough.of(s1_unit, omega)
+            rough = self._rough(s1_unit, omega)
             for group in groups:
                 evaluated = False
                 for incidence in group:
@@ -189,8 +189,9 @@ class Kernel:
         """`_sum` of pixels that are one sample each, for all sources, and have no water."""
         ((incidence,),) = self._groups(alone=False)
         total = self._lattice(rays.s1_unit, incidence, vectors, rays.rough, remembered)
-        for factor in (rays.weight, self.spot_scale / self.steps):
-            total = total * factor if total.requires_grad else total.mul_(factor)
+        for factor in (rays.weight, self.spot_scale / self.steps, rays.once):
+            if factor is not None:
+                total = total * factor if total.requires_grad else total.mul_(factor)
         return total
 
     @property
@@ -268,9 +269,17 @@ class Kernel:
         ((sample, omega, capture),) = self._samples(number, pixels)
         weight, polar = self._weight(sample, (omega, capture), incidence, None, None)
         once = self._once(weight, omega, polar)
-        weight = weight if once is None else weight * once
         s1_unit = sample.s1_unit.T.contiguous()
-        return Rays(s1_unit, weight, Rough.of(s1_unit, weight))
+        rough = self._rough(s1_unit, weight if once is None else weight * once)
+        if self.options.layers_of(number) is None and weight is capture:
+            weight = None
+        return Rays(s1_unit, weight, once, rough)
+
+    def _rough(self, s1_unit: Tensor, weight: Tensor) -> Rough | None:
+        """Points [3, n] that `weight` [n] weighs, at most, as the bound takes them."""
+        if self.bound is None:
+            return None
+        return Rough.of(s1_unit, weight, self.prepared.xtal_shape)
 
     def _finished(
         self,

@@ -14,28 +14,35 @@ from nanobragg_plugin.models import Crystal, Experiment, Panel, SimulationOption
 from nanobragg_plugin.structure_factors import StructureFactors
 
 #: Bytes of pixel geometry that are kept from one image to the next, and of a pixel.
-KEPT_BYTES, PIXEL_BYTES = 320 << 20, 48
+KEPT_BYTES, PIXEL_BYTES = 384 << 20, 56
+
+
+def is_logarithm(xtal_shape: str) -> bool:
+    """Whether the bound is made of logarithms."""
+    return xtal_shape.startswith("gauss")
 
 
 @dataclass(frozen=True)
 class Rough:
-    """Points as the bound of the sparse kernel takes them, float32: s1_unit [3, n]; inverse [n]: 1
-    / what weighs them, at most."""
+    """Points as the bound of the sparse kernel takes them, float32: s1_unit [3, n]; limit [n]: 1 /
+    what weighs them, at most, of gauss crystals its logarithm."""
 
     s1_unit: Tensor
-    inverse: Tensor
+    limit: Tensor
 
     @classmethod
-    def of(cls, s1_unit: Tensor, weight: Tensor) -> Rough:
+    def of(cls, s1_unit: Tensor, weight: Tensor, xtal_shape: str) -> Rough:
         """Of s1_unit [3, n] and what weighs it [n]."""
-        return cls(s1_unit.detach().float().contiguous(), weight.detach().reciprocal().float())
+        limit = weight.detach().reciprocal()
+        limit = limit.log() if is_logarithm(xtal_shape) else limit
+        return cls(s1_unit.detach().float().contiguous(), limit.float())
 
     def __getitem__(self, which: Tensor | slice) -> Rough:
-        some = self.inverse[which] if isinstance(which, slice) else self.inverse.take(which)
+        some = self.limit[which] if isinstance(which, slice) else self.limit.index_select(0, which)
         return Rough(columns(self.s1_unit, which), some)
 
     def __len__(self) -> int:
-        return len(self.inverse)
+        return len(self.limit)
 
 
 @dataclass(frozen=True)
@@ -53,33 +60,43 @@ class Tiles:
 @dataclass(frozen=True)
 class Rays:
     """Samples of pixels, one each: s1_unit [3, n]; weight [n]: solid angle, capture and
-    polarization; rough: as the bound takes them."""
+    polarization as far as they are taken at every sample; once [n]: as far as they are not; None:
+    1. rough: the same points, None without a bound."""
 
     s1_unit: Tensor
-    weight: Tensor
-    rough: Rough
+    weight: Tensor | None
+    once: Tensor | None
+    rough: Rough | None
 
     def __getitem__(self, which: Tensor | slice) -> Rays:
+        rough = None if self.rough is None else self.rough[which]
         if isinstance(which, slice):
-            return Rays(self.s1_unit[:, which], self.weight[which], self.rough[which])
-        return Rays(columns(self.s1_unit, which), self.weight.take(which), self.rough[which])
+            weight, once = (None if x is None else x[which] for x in (self.weight, self.once))
+            return Rays(self.s1_unit[:, which], weight, once, rough)
+        weight, once = (
+            None if x is None else x.index_select(0, which) for x in (self.weight, self.once)
+        )
+        return Rays(columns(self.s1_unit, which), weight, once, rough)
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All, in their order."""
+        rough = (None, None) if self.rough is None else (self.rough.s1_unit, self.rough.limit)
+        return self.s1_unit, self.weight, self.once, *rough
 
 
 def joined(parts: Iterator[Rays], count: int) -> Rays:
     """Rays one after the other, `count` of them, which do not exist twice at any time."""
     first = next(parts)
-    whole = [x.new_empty(*x.shape[:-1], count) for x in _tensors(first)]
+    whole = [None if x is None else x.new_empty(*x.shape[:-1], count) for x in first.tensors]
     start = 0
     for part in chain([first], parts):
-        stop = start + len(part.weight)
-        for x, of_part in zip(whole, _tensors(part)):
-            x[..., start:stop] = of_part
+        stop = start + part.s1_unit.shape[1]
+        for x, of_part in zip(whole, part.tensors):
+            if x is not None:
+                x[..., start:stop] = of_part
         start = stop
-    return Rays(*whole[:2], Rough(*whole[2:]))
-
-
-def _tensors(rays: Rays) -> tuple[Tensor, ...]:
-    return rays.s1_unit, rays.weight, rays.rough.s1_unit, rays.rough.inverse
+    return Rays(*whole[:3], None if first.rough is None else Rough(*whole[3:]))
 
 
 class Prepared:
@@ -124,7 +141,7 @@ class Prepared:
         """
         if self._bounds is None:
             squares = self.squares.detach().float()
-            if self.xtal_shape.startswith("gauss"):
+            if is_logarithm(self.xtal_shape):
                 squares = squares.log()
             strongest = squares.amax()
             around = strongest.expand(len(squares))

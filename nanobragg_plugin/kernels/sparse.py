@@ -24,7 +24,7 @@ from nanobragg_plugin.geometry import lab_position, unit
 from nanobragg_plugin.kernels import reach, summing
 from nanobragg_plugin.kernels.compiled import exceeds
 from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, columns
-from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, Tiles
+from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, Tiles, is_logarithm
 from nanobragg_plugin.kernels.tree import Tree
 from nanobragg_plugin.models import Layers, Panel
 
@@ -49,6 +49,7 @@ class Bound:
         self.prepared, self.scatterer = prepared, scatterer
         #: The most that F_cell^2 F_latt^2 weight may lack, times what weighs it.
         self.allowed = prepared.options.tolerance / photons if photons > 0 else math.inf
+        self._nodes: dict[int, tuple[Tree, dict[int, tuple[Tensor, Tensor, Tensor]]]] = {}
         strengths, strongest = prepared.bounds()
         fudge = scatterer.fudge.detach().float()
         if scatterer.xtal_shape.endswith("_star"):
@@ -59,23 +60,28 @@ class Bound:
         half = torch.tensor(len(strengths) // 2, dtype=torch.int32, device=strengths.device)
         self.tensors = strengths, half, strongest, scatterer.box, ncells, fudge
 
+    def nodes(self, tree: Tree, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """maps, spread and weight of a level as `reach.exceeds` takes them, for limits that are in
+        units of `allowed`: made once."""
+        # the tree is kept, so that its id stays its own
+        _, known = self._nodes.setdefault(id(tree), (tree, {}))
+        if level not in known:
+            nodes = tree.levels[level]
+            weight = nodes.weight.double() / self.allowed
+            if is_logarithm(self.scatterer.xtal_shape):
+                weight = (weight * self.scatterer.ncells.detach().prod() ** 2).log()
+            known[level] = nodes.maps, nodes.spread, weight.float()
+        return known[level]
+
     def may_matter(
         self, rough: Rough, tree: Tree, level: int, which: slice, extent: Tensor | None = None
     ) -> Tensor:
         """[nodes, n]: whether nodes of a level may matter at some points, or within `extent` [n]
         (float32) of them."""
-        limit = rough.inverse * self.allowed
-        extent = torch.zeros_like(limit) if extent is None else extent
-        level = tree.levels[level]
-        node = level.maps[which], level.spread[which], level.weight[which]
-        shape = self.scatterer.xtal_shape
-        if shape.startswith("gauss"):  # in logarithms
-            n6 = self.scatterer.ncells.detach().prod() ** 2
-            node = *node[:2], (node[2] * n6).log().float()
-            limit = limit.log_()
-        points = rough.s1_unit, extent, limit
-        found = self.exceeds(points, node, self.tensors, tree.s0_unit, shape)
-        return found.view(torch.bool)
+        extent = torch.zeros_like(rough.limit) if extent is None else extent
+        node = tuple(one[which] for one in self.nodes(tree, level))
+        points, shape = (rough.s1_unit, extent, rough.limit), self.scatterer.xtal_shape
+        return self.exceeds(points, node, self.tensors, tree.s0_unit, shape).view(torch.bool)
 
 
 def _least_stretch(scatterer: Scatterer) -> Tensor:
@@ -244,7 +250,7 @@ def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> Tiles:
     parts = [patches(prepared, number, one + TILE / 2, TILE) for one in corners.split(POINTS)]
     rough = Rough(
         torch.cat([part.s1_unit for part, _ in parts], 1),
-        torch.cat([part.inverse for part, _ in parts]),
+        torch.cat([part.limit for part, _ in parts]),
     )
     first = corners[:, 0] * panel.shape[1] + corners[:, 1]
     return Tiles(first, counted, rough, torch.cat([extent for _, extent in parts]))
@@ -268,7 +274,7 @@ def patches(prepared: Prepared, number: int, centres: Tensor, size: int) -> tupl
     omega = nearest**-2 * (1e6 if options.point_pixel else panel.pixel_size.prod())
     near = nearest <= 0  # a patch as large as its distance: no bound
     extent, omega = (torch.where(near, torch.inf, value) for value in (extent, omega))
-    return Rough.of(s1_unit.T, omega), extent.float()
+    return Rough.of(s1_unit.T, omega, prepared.xtal_shape), extent.float()
 
 
 def _depths(layers: Layers | None, panel: Panel, surface: Tensor) -> tuple[Tensor, Tensor]:
