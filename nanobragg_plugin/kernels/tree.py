@@ -19,8 +19,8 @@ from torch import Tensor
 
 from nanobragg_plugin.kernels.lattice_sum import Terms
 
-#: Terms in a leaf, at most; halvings from a level of the tree to the next.
-LEAF, HALVINGS = 8, 4
+#: Terms in a leaf, at most, and in the only one; halvings from a level of the tree to the next.
+LEAF, ONLY, HALVINGS = 16, 8, 4
 #: Halvings that are done at once, without a test of the root.
 FEW = 2
 
@@ -69,7 +69,7 @@ class Tree:
 def tree_of(terms: Terms, s0_unit: Tensor) -> Tree:
     """The tree of terms that are lit from about s0 [3]."""
     maps = terms.maps.detach()
-    halvings = max(0, math.ceil(math.log2(len(terms) / LEAF)))
+    halvings = max(int(len(terms) > ONLY), math.ceil(math.log2(len(terms) / LEAF)))
     size = math.ceil(len(terms) / 2**halvings)
     places = torch.arange(size * 2**halvings, device=maps.device)
     order, counted = places.clamp(max=len(terms) - 1), places < len(terms)
