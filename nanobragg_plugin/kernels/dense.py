@@ -21,6 +21,7 @@ from nanobragg_plugin.geometry import scattering_vector
 from nanobragg_plugin.kernels import blocks, compiled, derivatives, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
 from nanobragg_plugin.kernels.known import KnownTerms
+from nanobragg_plugin.kernels.lattice_sum import Scatterer
 from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, joined
 from nanobragg_plugin.kernels.samples import Sample, captured_once, layer_count, weighted_samples
 from nanobragg_plugin.kernels.tree import Tree
@@ -423,18 +424,29 @@ class Kernel:
             return self.instead(self, s1_unit, incidence, rough)
         if self.watch is None and self.varies and self.has_slopes:
             return self._differentiable(s1_unit, incidence, vectors, rough, remembered)
-        amplitudes, interpolate = self.prepared.amplitudes, self.options.interpolate
-        how = self._how(amplitudes if interpolate else None)
-        if self.bound is not None and self.watch is None:
-            tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
-            return sparse.summed(self.bound, tree, s1_unit, leaves, rough, how)
-        terms = self.known.terms(incidence, vectors)
         if self.watch is not None:
-            self._show("vectors", vectors=incidence.vectors_of(vectors))
-            explain.explain(
-                self._show, s1_unit, terms.maps, self.scatterer, amplitudes, interpolate
-            )
-        return summing.summed(s1_unit, terms, self.scatterer, how)
+            self._explain(s1_unit, incidence, vectors)
+        return self._parts(incidence, vectors, rough, self.scatterer).value(s1_unit, slice(None))
+
+    def _parts(
+        self, incidence: Incidence, vectors: Tensor, rough: Rough | None, scatterer: Scatterer
+    ) -> blocks.Parts:
+        """How the sum over terms is made."""
+        if self.bound is None or self.watch is not None:
+            return blocks.Whole(self.known.terms(incidence, vectors), scatterer, self._how)
+        tree, leaves = (of(incidence, vectors) for of in (self.known.tree, self.known.leaves))
+        return sparse.Leaves(self.bound, tree, leaves, rough, scatterer, self._how)
+
+    @property
+    def _how(self) -> summing.How:
+        between = self.prepared.amplitudes if self.options.interpolate else None
+        return summing.How(self.compiled, between, self.options.batch_steps)
+
+    def _explain(self, s1_unit: Tensor, incidence: Incidence, vectors: Tensor) -> None:
+        amplitudes, maps = self.prepared.amplitudes, self.known.terms(incidence, vectors).maps
+        self._show("vectors", vectors=incidence.vectors_of(vectors))
+        interpolate = self.options.interpolate
+        explain.explain(self._show, s1_unit, maps, self.scatterer, amplitudes, interpolate)
 
     def _differentiable(
         self,
@@ -453,20 +465,14 @@ class Kernel:
             remembered.keep(found)
         return found
 
+    @torch.no_grad()
     def lattice_of(
         self, incidence: Incidence, vectors: Tensor, rough: Rough | None
     ) -> blocks.Lattice:
         """The sum over terms, to be differentiated."""
-        terms, scatterer = self.known.terms(incidence, vectors).detach(), self.scatterer.detach()
-        how = self._how(None)
-        parts: blocks.Parts = blocks.Whole(terms, scatterer, how)
-        if self.bound is not None:
-            tree = self.known.tree(incidence, vectors)
-            parts = sparse.Leaves(self.bound, tree, tree.leaves(terms), rough, how)
-        return blocks.Lattice(terms, scatterer, how, parts)
-
-    def _how(self, between: StructureFactors | None) -> summing.How:
-        return summing.How(self.compiled, between, self.options.batch_steps)
+        terms, scatterer = self.known.terms(incidence, vectors), self.scatterer.detach()
+        parts = self._parts(incidence, vectors, rough, scatterer)
+        return blocks.Lattice(terms.detach(), scatterer, self._how, parts)
 
 
 def _of_first_kept(known: Tensor | None, now: Tensor, kept: Tensor | None) -> Tensor:

@@ -5,8 +5,8 @@ over its samples and terms, of r_e^2 fluence spot_scale omega capture polar weig
 F_latt^2 (captures sum to 1 over the sensor's layers): if every term that is left out is known to
 have no more than the tolerance, the pixel lacks no more than that. Found in three stages, each
 with the bound of `reach`: tiles of pixels that some term may light; pixels, if they have several
-samples; at each sample the leaves of a tree of terms (`tree`). What is kept is the dense
-kernel's, gradients included.
+samples or their rays are kept; at each sample the leaves of a tree of terms (`tree`). What is kept
+is the dense kernel's, gradients included.
 """
 
 from __future__ import annotations
@@ -92,22 +92,6 @@ def _least_stretch(scatterer: Scatterer) -> Tensor:
     return torch.linalg.eigvalsh(metric)[0] * ncells.prod() ** 2
 
 
-def summed(
-    bound: Bound,
-    tree: Tree,
-    s1_unit: Tensor,
-    leaves: list[Terms],
-    rough: Rough,
-    how: summing.How,
-) -> Tensor:
-    """`summing.summed` of points [3, n], of the tree's leaves that may matter where they may."""
-    total = torch.zeros(s1_unit.shape[1], dtype=s1_unit.dtype, device=s1_unit.device)
-    for node, part in walk(bound, tree, rough):
-        one = summing.summed(columns(s1_unit, part), leaves[node], bound.scatterer, how)
-        total.index_add_(0, part, one)
-    return total
-
-
 def walk(bound: Bound, tree: Tree, rough: Rough) -> Iterator[tuple[int, Tensor]]:
     """The leaves that may matter at some points, and the numbers of these points."""
     last = len(tree.levels) - 1
@@ -137,18 +121,23 @@ def numbers_of(lit: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Leaves:
-    """`summed` as `blocks.Parts`; rough: all points."""
+    """The leaves of a tree that may matter where they may, as `blocks.Parts`; rough: all points."""
 
     bound: Bound
     tree: Tree
     leaves: list[Terms]
     rough: Rough
+    scatterer: Scatterer
     how: summing.How
 
     def value(self, s1_unit: Tensor, points: slice) -> Tensor:
         """See Parts."""
-        some = columns(s1_unit, points)
-        return summed(self.bound, self.tree, some, self.leaves, self.rough[points], self.how)
+        some = s1_unit[:, points]
+        total = torch.zeros(some.shape[1], dtype=some.dtype, device=some.device)
+        for node, part in walk(self.bound, self.tree, self.rough[points]):
+            one = summing.summed(columns(some, part), self.leaves[node], self.scatterer, self.how)
+            total.index_add_(0, part, one)
+        return total
 
     def pieces(self, s1_unit: Tensor) -> list[tuple[Tensor, Tensor]]:
         """See Parts."""
