@@ -8,7 +8,7 @@ a scan-varying model, or 1 of a static one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -219,6 +219,19 @@ def tensors_of(*things: Any) -> Iterator[Tensor]:
             yield from tensors_of(*thing)
         elif is_dataclass(thing):
             yield from tensors_of(*vars(thing).values())
+
+
+def on_device(thing: Any, device: Any) -> Any:
+    """The same dataclasses and tuples, their tensors where `Tensor.to` takes them; gradients go
+    through."""
+    if isinstance(thing, Tensor):
+        return thing.to(device)
+    if isinstance(thing, tuple):
+        return tuple(on_device(one, device) for one in thing)
+    if is_dataclass(thing):
+        names = [field.name for field in fields(thing)]
+        return replace(thing, **{name: on_device(getattr(thing, name), device) for name in names})
+    return thing
 
 
 def with_mask(panel: Panel, mask: Tensor | None) -> Panel:

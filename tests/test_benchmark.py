@@ -282,6 +282,7 @@ def test_command(tmp_cwd: Path, capsys: pytest.CaptureFixture) -> None:
     (of_sweep,) = sweep["runs"]
     assert len(of_sweep["further_s"]) == 1 and of_sweep["bytes"] > 0
     assert "extrapolated" in printed and "B1: " in printed and found["machine"]["cpu"] in printed
+    assert "\ndevice cpu\n" in printed and found["machine"]["device"] == "cpu"
     assert str(tmp_cwd) not in Path("speed.json").read_text()
 
 
@@ -299,6 +300,10 @@ def test_what_is_refused(tmp_cwd: Path) -> None:
         (["--json", "small=1"], "--json: give a file"),
         (["--json", "nosuch/x.json"], "there is no folder nosuch"),
         (["nanobragg_c=nosuch"], "there is no such program"),
+        (["device=warp"], "device=warp cannot be used here ("),
+        (["device=meta"], "device=meta cannot be used here ("),
+        (["device=cuda:99"], "device=cuda:99 cannot be used here ("),
+        (["device=None"], "device=None: give a value"),
     ):
         with pytest.raises(Sorry) as caught:
             command.run(args)

@@ -151,14 +151,14 @@ def beam_of(params: Any, dxtbx_beam: Any, device: Any) -> Beam:
     return beam if params.beam.polarization_correction else replace(beam, kahn_factor=None)
 
 
-def torch_device(name: str) -> torch.device:
+def torch_device(name: str, parameter: str = "compute.device") -> torch.device:
     """The torch device of that name; `Sorry` where there is none."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (TypeError, RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise Sorry(
-            f"compute.device={name} cannot be used here ({str(error).splitlines()[0]}); try cpu"
+            f"{parameter}={name} cannot be used here ({str(error).splitlines()[0]}); try cpu"
         ) from error
     return device
 

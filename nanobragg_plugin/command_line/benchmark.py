@@ -13,6 +13,8 @@ Examples::
   nanobragg.benchmark small=0.05 repeats=1 cold=False
 
   nanobragg.benchmark curves=phisteps,domains threads=1
+
+  nanobragg.benchmark device=cuda cases=B1,production
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from dials.util import Sorry, show_mail_handle_errors
 from dials.util.options import ArgumentParser
 from libtbx.phil import parse
 
 from nanobragg_plugin import phil as phil_files
+from nanobragg_plugin.adapters.params import torch_device
 from nanobragg_plugin.adapters.phil_values import check_values, positive, word
 from nanobragg_plugin.run import (
     benchmark,
@@ -58,13 +62,14 @@ def _run(args: list[str]) -> None:
     params = parameters(args)
     if params.json:
         outputs.check_writable(params.json, overwrite=True)
+    device = torch_device(params.device, "device")
     with tempfile.TemporaryDirectory(prefix="nanobragg-benchmark-") as folder:
-        settings = settings_of(params, Path(folder))
+        settings = settings_of(params, Path(folder), device)
         curves = curves_of(params)
         program = None
         if params.nanobragg_c:
             program = NanoBraggC(params.nanobragg_c, settings.folder)
-        about, found, found_curves = benchmark_report.machine(), [], []
+        about, found, found_curves = benchmark_report.machine(device), [], []
         print(benchmark_report.head(about, settings.small), flush=True)
         for record in benchmark.measure(settings, program, say):
             found.append(record)
@@ -109,14 +114,13 @@ def with_json(args: list[str]) -> list[str]:
     return result
 
 
-def settings_of(params: Any, folder: Path) -> benchmark.Settings:
+def settings_of(params: Any, folder: Path, device: torch.device) -> benchmark.Settings:
     """What the parameters ask for."""
-    cores = benchmark_report.usable_cores()
-    threads = params.threads or [1, cores]
+    usual = [1, benchmark_report.usable_cores()] if device.type == "cpu" else [1]
     return benchmark.Settings(
         cases=cases_of(params),
         kernels=tuple(check_names(params.kernels, benchmark.KERNELS, "kernels")),
-        threads=tuple(sorted(set(threads))),
+        threads=tuple(sorted(set(params.threads or usual))),
         repeats=params.repeats,
         small=params.small,
         cold=params.cold,
@@ -124,6 +128,7 @@ def settings_of(params: Any, folder: Path) -> benchmark.Settings:
         options={"precision": params.precision, "compile": word(params.compile)},
         folder=folder,
         gradients=params.gradients,
+        device=str(device),
     )
 
 

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,7 +114,7 @@ def walk(bound: Bound, tree: Tree, rough: Rough) -> Iterator[tuple[int, Tensor]]
 def numbers_of(lit: Tensor) -> Tensor:
     """Where lit [n], bool, is true."""
     if lit.is_cpu:  # numpy is four times as fast as torch
-        return torch.from_numpy(np.flatnonzero(lit.numpy()))
+        return torch.from_numpy(lit.numpy().nonzero()[0])
     return lit.nonzero().view(-1)
 
 

@@ -38,6 +38,7 @@ class Settings:
     options: dict[str, str]
     folder: Path
     gradients: bool = False
+    device: str = "cpu"
 
     def begin(self, case: cases.Case | str, kernel: str, tolerance: float) -> dict[str, Any]:
         """What a worker is told first; case: or the sweep's name."""
@@ -45,6 +46,7 @@ class Settings:
             "case": case if isinstance(case, str) else asdict(case),
             "folder": str(self.folder),
             "small": self.small,
+            "device": self.device,
             "options": {**self.options, "kernel": kernel, "tolerance": tolerance},
         }
 

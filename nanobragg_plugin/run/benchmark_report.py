@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nanobragg_plugin import __version__
-from nanobragg_plugin.run import benchmark_gradients
+from nanobragg_plugin.run import benchmark_device, benchmark_gradients
 
 #: Heading, width, and how a run's record gives the text under it.
 COLUMNS = (
@@ -40,16 +40,22 @@ x C: nanoBragg.c's best time over ours, each on one thread; x C med.: the same o
 from C: largest difference of a pixel from nanoBragg.c's, with its phi carryover, over the
 maximum. from dense: the same of sparse from dense; of tol.: over the tolerance, 1e-6 of the
 maximum."""
+#: What differs on a device that is no CPU.
+ELSEWHERE = """\
+Images stay there: a time ends when it has done. peak MB: what torch has there, above that before.
+x C: nanoBragg.c runs on one thread of the CPU."""
 #: What /proc/cpuinfo calls the processor's name.
 KINDS = ("model name", "Hardware", "Model")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """What it was measured on, when, and what else ran (the load of the last minute)."""
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
         "cores": usable_cores(),
+        "device": str(device),
+        "device_name": benchmark_device.name_of(device),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -81,14 +87,16 @@ def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
 
 def head(about: dict[str, Any], small: float) -> str:
     """The first lines."""
+    name = about["device_name"]
     lines = [
         "nanobragg.benchmark {nanobragg_plugin}, torch {torch}, Python {python}".format(**about),
         "{date}, {cpu}, {cores} cores, {system}".format(**about)
         + f", load {number(about['load'], '.1f')} before",
+        f"device {about['device']}" + (f", {name}" if name else ""),
     ]
     if small < 1:
         lines.append(f"small={small:g}: of a part of each detector, not comparable with the whole")
-    return "\n".join([*lines, "", LEGEND])
+    return "\n".join([*lines, "", LEGEND, *([ELSEWHERE] if name else [])])
 
 
 def block(record: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from dxtbx.model import ScanFactory
 
 from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.models import on_device
 from nanobragg_plugin.run import benchmark_cases as cases
 from nanobragg_plugin.run.sweep import Detection, run_sweep
 
@@ -44,10 +46,12 @@ def plan_of(folder: Path, small: float, images: int, options: dict[str, Any]) ->
     )
 
 
-def run(folder: Path, small: float, images: int, options: dict[str, Any]) -> dict[str, Any]:
+def run(
+    folder: Path, small: float, images: int, options: dict[str, Any], device: torch.device
+) -> dict[str, Any]:
     """Seconds to the first image in the file, of each further one, and to close the file; bytes
     of it; seconds of WHOLE images, extrapolated."""
-    plan = plan_of(folder, small, images, options)
+    plan = on_device(plan_of(folder, small, images, options), device)
     moments = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "sweep.nxs"

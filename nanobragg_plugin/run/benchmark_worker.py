@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps its threads
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
 import sys
@@ -23,53 +20,38 @@ import numpy as np
 import torch
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.params import torch_device
+from nanobragg_plugin.models import on_device
 from nanobragg_plugin.run import benchmark_cases as cases
 from nanobragg_plugin.run import benchmark_gradients, benchmark_sweep, messages
+from nanobragg_plugin.run.benchmark_device import Peak, finish
 from nanobragg_plugin.simulate import Simulator
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MB = 1e6
-
-
-def memory(name: str) -> float | None:
-    """MB of this process as Linux counts it: VmRSS, or VmHWM, the most there was; else None."""
-    with contextlib.suppress(OSError):
-        for line in STATUS.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024 / MB
-    return None
-
-
-def forget_peak() -> float | None:
-    """Give freed memory back to the system, begin VmHWM anew; MB that remain.
-
-    Where Linux does not let it be begun anew, the peak holds what went before too.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        CLEAR.write_text("5")
-    return memory("VmRSS")
 
 
 class Bench:
     """One case, kernel and number of threads; each method answers a question."""
 
     def __init__(
-        self, case: dict | str, folder: str, small: float, threads: int, options: dict
+        self,
+        case: dict | str,
+        folder: str,
+        small: float,
+        threads: int,
+        options: dict,
+        device: str = "cpu",
     ) -> None:
         torch.set_num_threads(threads)
+        self.device = torch_device(device, "device")
         self.folder, self.small = Path(folder), small
         self.options = options
         self.simulator: Any = None
         self.image: Any = None
-        self.before: float | None = None
+        self.memory: Peak | None = None
         if case == cases.SWEEP:
             return
         # the fields of a case, or the name of one of CASES
         self.case = cases.CASES[case] if isinstance(case, str) else cases.Case(**case)
-        self.work = cases.work(self.case, self.folder, small, options)
+        self.work = self._work()
 
     def first(self) -> dict:
         """Seconds to the first image, compilation and work for the whole sweep included."""
@@ -84,9 +66,10 @@ class Bench:
         One image follows that is not timed.
         """
         self.simulator = self.image = None
-        self.before = forget_peak()
+        self.memory = Peak(self.device)
         start = time.perf_counter()
         self._prepare()
+        finish(self.device)
         seconds = time.perf_counter() - start
         self._simulate()
         return {"seconds": seconds}
@@ -99,37 +82,37 @@ class Bench:
 
     def peak(self) -> dict:
         """MB of the images since `settle` above what there was before them."""
-        most = memory("VmHWM")
-        return {"mb": None if most is None or self.before is None else most - self.before}
+        return {"mb": None if self.memory is None else self.memory.mb}
 
     def derivatives(self, repeats: int) -> dict:
         """Times of an image with and without its derivatives, by the same compiled code."""
         chosen = self.work.options.compile
         options = replace(self.work.options, compile="always" if chosen == "auto" else chosen)
-        before = forget_peak()
+        memory = Peak(self.device)
         found = benchmark_gradients.measure(replace(self.work, options=options), repeats)
-        most = memory("VmHWM")
-        return {**found, "peak_mb": None if most is None or before is None else most - before}
+        return {**found, "peak_mb": memory.mb}
 
     def save(self, path: str) -> dict:
         """Write the image as .npy; its maximum, photons."""
-        np.save(path, self.image)
+        np.save(path, self.image.cpu().numpy())
         return {"max": float(self.image.max())}
 
     def parity(self, path: str) -> dict:
         """Write the image with nanoBragg.c's carryover; not timed."""
-        self.work = cases.work(self.case, self.folder, self.small, self.options, parity=True)
+        self.work = self._work(parity=True)
         self._prepare()
         self._simulate()
         return self.save(path)
 
     def sweep(self, images: int) -> dict:
         """Times of a sweep that is simulated and written."""
-        before = forget_peak()
-        times = benchmark_sweep.run(self.folder, self.small, images, self.options)
-        most = memory("VmHWM")
-        peak = None if most is None or before is None else most - before
-        return {**times, "peak_mb": peak}
+        memory = Peak(self.device)
+        times = benchmark_sweep.run(self.folder, self.small, images, self.options, self.device)
+        return {**times, "peak_mb": memory.mb}
+
+    def _work(self, parity: bool = False) -> cases.Work:
+        work = cases.work(self.case, self.folder, self.small, self.options, parity)
+        return on_device(work, self.device)
 
     def _prepare(self) -> None:
         work = self.work
@@ -140,8 +123,8 @@ class Bench:
 
     def _simulate(self) -> None:
         with torch.no_grad():
-            (image,) = self.simulator.image(self.work.exposure)
-        self.image = image.numpy()
+            (self.image,) = self.simulator.image(self.work.exposure)
+        finish(self.device)
 
 
 def main() -> None:
