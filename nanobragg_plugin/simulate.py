@@ -181,15 +181,14 @@ def _panel_image(
     kernel: dense.Kernel, panel: int, progress: Callable[[int], None] | None = None
 ) -> Tensor:
     model = kernel.experiment.panels[panel]
-    scale = R_E_SQR * kernel.experiment.beam.fluence
     batches, cache, dropped = evaluated_batches(kernel, panel)
     if progress is not None and dropped:
         progress(dropped)
     if not any(map(_length, batches)):
         dtype = kernel.options.index_dtype
-        return scale * torch.zeros(model.shape, dtype=dtype, device=scale.device)
+        empty = torch.zeros(model.shape, dtype=dtype, device=kernel.abc.device)
+        return R_E_SQR * kernel.experiment.beam.fluence * empty
     photons = sum_batches(kernel, panel, batches, cache, progress)
-    photons = scale * photons if photons.requires_grad else photons.mul_(scale)
     if isinstance(batches[0], slice):
         return photons.reshape(model.shape)
     return place(model, torch.cat(batches), photons)
@@ -253,28 +252,38 @@ def sum_batches(
     cache: carryover.PhiCache | None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The kernel's sums of all batches, [n], in their order.
+    """Photons of all batches, [n], in their order.
 
     Those that fill the phi cache come first, one by one: after them it is the same for all others.
     """
+    scale = R_E_SQR * kernel.experiment.beam.fluence
+    sizes = [_length(batch) for batch in batches]
+    few = 8 * kernel.sums_per_pixel * sum(sizes) <= REMEMBERED_BYTES
+    photons = None
+    if not kernel.varies:
+        photons = kernel.abc.new_empty(sum(sizes), dtype=kernel.options.index_dtype)
+        parts = photons.split(sizes)
 
-    def run(some: tuple[Pixels, ...], cache: carryover.PhiCache | None) -> list[Any]:
-        if kernel.varies:  # evaluated again in the backward pass
-            return [done(_checkpoint(kernel, panel, one, cache, few)) for one in some]
-        return in_threads(lambda one: done(kernel(panel, one, cache)), some, kernel.abc.is_cpu)
-
-    def done(answer: Any) -> Any:
+    def run(number: int, cache: carryover.PhiCache | None) -> tuple[Tensor, Any]:
+        if photons is None:  # evaluated again in the backward pass
+            found, after = _checkpoint(kernel, panel, batches[number], cache, few)
+        else:
+            found, after = kernel(panel, batches[number], cache)
+            found = torch.mul(found, scale, out=parts[number])
         if progress is not None:
-            progress(len(answer[0]))
-        return answer
+            progress(sizes[number])
+        return found, after
 
-    few = 8 * kernel.sums_per_pixel * sum(map(_length, batches)) <= REMEMBERED_BYTES
-    sums = []
+    sums: list[Tensor] = []
     # d_min may leave out every sample of a batch, which then leaves the cache empty
     while cache is not None and not cache.valid and len(sums) < len(batches):
-        ((first, cache),) = run(batches[len(sums) : len(sums) + 1], cache)
-        sums.append(first)
-    return torch.cat([*sums, *(rest for rest, _ in run(batches[len(sums) :], cache))])
+        found, cache = run(len(sums), cache)
+        sums.append(found)
+    rest = range(len(sums), len(batches))
+    if photons is not None:
+        in_threads(lambda number: run(number, cache), rest, photons.is_cpu)
+        return photons
+    return scale * torch.cat([*sums, *(run(number, cache)[0] for number in rest)])
 
 
 def _checkpoint(

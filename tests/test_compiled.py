@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +32,7 @@ def forget() -> None:
     """What has been compiled in this process: other tests are to run eager."""
     compiled.lattice_sum_of.cache_clear()
     compiled.exceeds_of.cache_clear()
+    compiled.channels_of.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,39 @@ def test_nothing_is_compiled_twice(kernel, ready):
             assert dict(dynamo.counters["stats"]) == before, case
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("gradients", (False, True))
+def test_other_threads_run_meanwhile(gradients, ready):
+    """What is compiled lets go of Python's lock, or threads would wait for each other."""
+    kernel = Kernel(*mixed())
+    assert kernel.compile(for_sparse=False, slopes=(False, False) if gradients else None)
+    dtypes = kernel.options.index_dtype, kernel.options.value_dtype
+    made = compiled.lattice_sum_of("square", *dtypes)
+    maps, scatterer = kernel.known.terms(kernel.incidences()[0], kernel.abc).maps, kernel.scatterer
+    tensors = s1_of(20_000), maps.repeat(50, 1, 1), torch.ones(50 * len(maps)), *scatterer.tensors
+    if gradients:
+        made = compiled.channels_of("square", *dtypes, False, False)
+        tensors = s1_of(2000), *tensors[1:2], *tensors[3:]
+    run = made.on(maps.device)
+    began, ended, turns = threading.Event(), threading.Event(), 0
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            run(*tensors)
+            began.set()
+            run(*tensors)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    began.wait()
+    while not ended.is_set():
+        turns += 1
+        time.sleep(0)
+    thread.join()
+    assert turns > 20
 
 
 # ---- functions

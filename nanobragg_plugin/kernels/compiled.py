@@ -35,6 +35,8 @@ OPTIONS = {
     "realize_reads_threshold": 1_000_000,
     "realize_acc_reads_threshold": 1_000_000,
 }
+#: The same, of CPUs: only code called from C++ lets other threads of Python run meanwhile.
+OPTIONS_CPU = {"cpp_wrapper": True}
 
 _LOCK = threading.Lock()
 _warned = False
@@ -83,7 +85,7 @@ class Compiled:
                 torch._dynamo.mark_dynamic(tensors[number], dimension)
         # torch counts, and limits, what it compiles of one code: a device has its own
         function = own_code(self.function, f"{self.function.__name__}_{device.type}")
-        run = torch.compile(function, options=_options())
+        run = torch.compile(function, options=_options(device))
         if not all(map(_alike, _tuple(run(*tensors)), _tuple(expected))):
             raise RuntimeError("compiled code gives other results")
         return run
@@ -109,12 +111,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _options() -> dict[str, Any]:
-    """Those of OPTIONS that this torch knows."""
+def _options(device: torch.device) -> dict[str, Any]:
+    """Those for a device that this torch knows."""
     import torch._inductor.config as inductor
 
     known = inductor.get_config_copy()
-    return {name: value for name, value in OPTIONS.items() if name in known}
+    options = {**OPTIONS, **(OPTIONS_CPU if device.type == "cpu" else {})}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _warn(error: Exception) -> None:
