@@ -260,15 +260,16 @@ def sum_batches(
     sizes = [_length(batch) for batch in batches]
     few = 8 * kernel.sums_per_pixel * sum(sizes) <= REMEMBERED_BYTES
     photons = None
-    if not kernel.varies:
+    if not (kernel.varies or kernel.is_dual):
         photons = kernel.abc.new_empty(sum(sizes), dtype=kernel.options.index_dtype)
         parts = photons.split(sizes)
 
     def run(number: int, cache: carryover.PhiCache | None) -> tuple[Tensor, Any]:
-        if photons is None:  # evaluated again in the backward pass
+        if kernel.varies:  # evaluated again in the backward pass
             found, after = _checkpoint(kernel, panel, batches[number], cache, few)
         else:
             found, after = kernel(panel, batches[number], cache)
+        if photons is not None:  # in its place, by each thread
             found = torch.mul(found, scale, out=parts[number])
         if progress is not None:
             progress(sizes[number])
@@ -280,10 +281,11 @@ def sum_batches(
         found, cache = run(len(sums), cache)
         sums.append(found)
     rest = range(len(sums), len(batches))
-    if photons is not None:
-        in_threads(lambda number: run(number, cache), rest, photons.is_cpu)
-        return photons
-    return scale * torch.cat([*sums, *(run(number, cache)[0] for number in rest)])
+    if kernel.varies:
+        sums += [run(number, cache)[0] for number in rest]
+    else:
+        sums += in_threads(lambda number: run(number, cache)[0], rest, kernel.abc.is_cpu)
+    return scale * torch.cat(sums) if photons is None else photons
 
 
 def _checkpoint(

@@ -21,7 +21,7 @@ from nanobragg_plugin.geometry import scattering_vector
 from nanobragg_plugin.kernels import blocks, compiled, derivatives, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
 from nanobragg_plugin.kernels.known import KnownTerms
-from nanobragg_plugin.kernels.lattice_sum import Scatterer
+from nanobragg_plugin.kernels.lattice_sum import Scatterer, is_dual
 from nanobragg_plugin.kernels.prepared import Prepared, Rays, Rough, joined
 from nanobragg_plugin.kernels.samples import Sample, captured_once, layer_count, weighted_samples
 from nanobragg_plugin.kernels.tree import Tree
@@ -359,11 +359,16 @@ class Kernel:
     @property
     def varies(self) -> bool:
         """Whether gradients are wanted, and of something."""
-        amplitudes = self.prepared.amplitudes.Fhkl
-        return torch.is_grad_enabled() and any(
-            tensor.requires_grad
-            for tensor in tensors_of(self.experiment, self.options.layers, amplitudes)
-        )
+        return torch.is_grad_enabled() and any(one.requires_grad for one in self._tensors)
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether something carries tangents, of torch's forward mode."""
+        return is_dual(*self._tensors)
+
+    @property
+    def _tensors(self) -> Iterator[Tensor]:
+        return tensors_of(self.experiment, self.options.layers, self.prepared.amplitudes.Fhkl)
 
     @property
     def rays_vary(self) -> bool:
