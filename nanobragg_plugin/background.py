@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,32 @@ from nanobragg_plugin.models import Panel
 #: Of nanoBragg.c's water: its forward-scattered structure factor, electrons (`water_F`), its
 #: molecular weight, g/mol (`water_MW`), and molecules a mole (`Avogadro`, CODATA 2006).
 WATER_F, WATER_MW, AVOGADRO = 2.57, 18.0, 6.02214179e23
+
+
+@dataclass(frozen=True)
+class Material:
+    """What lies in the beam: stol [n], 1/Angstrom, rising, and f [n], electrons: amplitude of a
+    molecule by sin(theta)/lambda; per_area []: molecules/m^2 that the beam passes; along_mm [m],
+    share [m]: where they are, from the crystal along the beam, and how many of them there."""
+
+    stol: Tensor
+    f: Tensor
+    per_area: Tensor
+    along_mm: Tensor
+    share: Tensor
+
+    def amplitude(self, stol: Tensor) -> Tensor:
+        """F at sin(theta)/lambda [...]: linear between the points, beyond the ends as there."""
+        above = torch.searchsorted(self.stol, stol.detach().contiguous())
+        above = above.clamp(1, len(self.stol) - 1)
+        low, high = self.stol[above - 1], self.stol[above]
+        along = ((stol - low) / (high - low)).clamp(0, 1)
+        return torch.lerp(self.f[above - 1], self.f[above], along)
+
+
+def molecules(thickness_mm: float, density_g_cm3: float, molecular_weight: float) -> float:
+    """Molecules/m^2 of a thickness of density and g/mol."""
+    return thickness_mm * 1e-3 * density_g_cm3 * 1e6 * AVOGADRO / molecular_weight
 
 
 def flat(panel: Panel, level: float) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nanobragg_plugin import carryover
+from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
-from nanobragg_plugin.kernels import compiled, dense, derivatives, sparse
+from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
 from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
@@ -54,6 +55,7 @@ class Simulator:
         self.images = images
         self.prepared = Prepared(experiment, structure_factors, self.options)
         self.choice: Choice | None = None
+        self._scattered: tuple[tuple[Material, ...], list[Tensor]] | None = None
 
     def choose(self, exposure: Exposure, fluence: float | Tensor | None = None) -> Choice:
         """The kernel, chosen by the first exposure that it is asked for, or that is simulated."""
@@ -75,6 +77,20 @@ class Simulator:
         panels = range(len(self.experiment.panels))
         kernel = self.ready(exposure, fluence)
         return [_panel_image(kernel, panel, progress) for panel in panels]
+
+    @torch.no_grad()
+    def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
+        """Expected photons that materials in the beam scatter, [slow, fast] a panel, of one photon
+        of the beam; made once where the beam stays."""
+        beam = self.experiment.beam
+        stays = len(beam.direction) == len(beam.wavelength) == 1
+        if self._scattered is None or not stays or self._scattered[0] is not materials:
+            found = [
+                amorphous.scattered(self.experiment, panel, exposure, materials, self.options)
+                for panel in range(len(self.experiment.panels))
+            ]
+            self._scattered = materials, found
+        return self._scattered[1]
 
     def ready(
         self,

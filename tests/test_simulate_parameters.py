@@ -86,6 +86,8 @@ def files() -> None:
     f_calc.customized_copy(unit_cell=cell).as_mtz_dataset("F").mtz_object().write("longer.mtz")
     with open("shelx.hkl", "w") as stream:
         f_calc.customized_copy(sigmas=f_calc.data() / 10).export_as_shelx_hklf(stream)
+    Path("one.stol").write_text("0 3\n0.2 5\n0.6 2\n")
+    Path("other.stol").write_text("# another\n0 3\n0.2 6\n0.6 2\n")
     Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
@@ -107,7 +109,18 @@ class Act:
     without: tuple[str, ...] = ()
 
 
+IN_BEAM = ("beam.fluence=1e22", "beam.beamsize_mm=0.1,0.1")
+
+
+def in_beam(name: str) -> tuple[str, ...]:
+    """The usual material of that name."""
+    scope = f"background.{name}."
+    own = f"{scope}thickness_mm=1", f"{scope}density_g_cm3=1", f"{scope}molecular_weight=18"
+    return (*own, f"{scope}stol_file=one.stol") if name == "other" else own
+
+
 PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
+POINT_SPREAD, BAD = "detector.point_spread.", "detector.bad_pixels."
 GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
@@ -296,8 +309,44 @@ ACTS = {
     ),
     "noise.poisson": Act("noise.poisson=True", "storage"),
     "noise.seed": Act("noise.seed=1", base=("noise.poisson=True",)),
+    "noise.flicker": Act("noise.flicker=0.5"),
+    "noise.calibration": Act("noise.calibration=0.5"),
+    "noise.calibration_seed": Act("noise.calibration_seed=1", base=("noise.calibration=0.5",)),
+    "noise.readout_adu": Act("noise.readout_adu=5"),
+    "noise.zingers": Act("noise.zingers=9"),
+    "noise.zinger_photons": Act("noise.zinger_photons=50", base=("noise.zingers=9",)),
+    "detector.quantum_gain": Act("detector.quantum_gain=3"),
+    "detector.adc_offset_adu": Act("detector.adc_offset_adu=40"),
+    "detector.saturation_adu": Act("detector.saturation_adu=4"),
+    "detector.dead_time_ns": Act("detector.dead_time_ns=1e6", models="timed"),
+    "detector.dead_time_model": Act(
+        "detector.dead_time_model=paralyzable", models="timed", base=("detector.dead_time_ns=1e6",)
+    ),
+    "detector.point_spread.shape": Act(
+        "detector.point_spread.shape=fiber",
+        base=(f"{POINT_SPREAD}shape=gauss", f"{POINT_SPREAD}fwhm_mm=1"),
+    ),
+    "detector.point_spread.fwhm_mm": Act(
+        "detector.point_spread.fwhm_mm=2",
+        base=(f"{POINT_SPREAD}shape=gauss", f"{POINT_SPREAD}fwhm_mm=1"),
+    ),
+    "detector.bad_pixels.dead": Act("detector.bad_pixels.dead=0.1"),
+    "detector.bad_pixels.hot": Act("detector.bad_pixels.hot=0.1"),
+    "detector.bad_pixels.hot_adu": Act("detector.bad_pixels.hot_adu=99", base=(f"{BAD}hot=0.1",)),
+    "detector.bad_pixels.seed": Act("detector.bad_pixels.seed=1", base=(f"{BAD}dead=0.1",)),
+    "detector.bad_pixels.masked": Act("detector.bad_pixels.masked=False", base=(f"{BAD}dead=0.1",)),
     "background.level": Act("background.level=4"),
     "background.water_c": Act("background.water_c=5"),
+    **{
+        f"background.{name}.{change.split('=')[0]}": Act(
+            f"background.{name}.{change}", base=(*IN_BEAM, *in_beam(name))
+        )
+        for name in ("water", "air", "other")
+        for change in ("thickness_mm=2", "centre_mm=-9", "density_g_cm3=3", "molecular_weight=40")
+    },
+    "background.other.stol_file": Act(
+        "background.other.stol_file=other.stol", base=(*IN_BEAM, *in_beam("other"))
+    ),
     "output.prefix": Act("output.prefix=other", "files"),
     "output.experiments": Act("output.experiments=other.expt", "files"),
     "output.provenance": Act("output.provenance=other.json", "files"),

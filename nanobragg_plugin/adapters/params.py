@@ -23,7 +23,7 @@ from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Beam, Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
-SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "noise", "output")
+SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "detector", "noise", "output")
 #: Domains that are simulated where there is a spread and no number is given.
 MOSAIC_DOMAINS = 16
 

@@ -7,7 +7,6 @@ flux, the detector's hierarchy, the image numbers, the crystal, values at scan p
 from __future__ import annotations
 
 import json
-from functools import cache
 
 import h5py
 from dxtbx.model import (
@@ -17,10 +16,11 @@ from dxtbx.model import (
     Experiment,
     GoniometerFactory,
     MultiAxisGoniometer,
-    Panel,
     ScanFactory,
 )
 from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 
 GROUP = "/entry/nanobragg"
 FORMAT_VERSION = 1
@@ -105,14 +105,6 @@ def experiment_from_dict(obj: dict) -> Experiment:
         if max(abs(a - b) for a, b in zip(current, matrix)) > 1e-12:
             getattr(goniometer, f"set_{name}")(matrix)
     return Experiment(identifier=obj["identifier"], **models)
-
-
-@cache
-def trusted_range_is_inclusive() -> bool:
-    """Whether this dxtbx trusts a value equal to the upper end (from 3.12 on) or not."""
-    panel = Panel()
-    panel.set_trusted_range((0, 1))
-    return panel.is_value_in_trusted_range(1)
 
 
 def _convert_trusted_ranges(detector: dict, was_inclusive: bool) -> None:

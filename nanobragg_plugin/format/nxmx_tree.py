@@ -16,12 +16,12 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin import __version__
+from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import IMGCIF_TO_MCSTAS, goniometer_axes
 from nanobragg_plugin.format.nxmx_models import (
     FORMAT_VERSION,
     GROUP,
     experiment_to_dict,
-    trusted_range_is_inclusive,
 )
 
 DETECTOR = "/entry/instrument/detector"

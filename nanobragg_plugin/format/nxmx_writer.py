@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
-from nanobragg_plugin.format.nxmx_models import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_tree import (
     FrameLayout,
     write_mask,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin import background, noise
+from nanobragg_plugin import background
+from nanobragg_plugin.adapters import background_phil, detector_phil
 from nanobragg_plugin.adapters.load import Lookup
-from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.adapters.params import Plan, torch_device
+from nanobragg_plugin.background import Material
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Simulator
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
@@ -28,25 +32,51 @@ MAX_PHOTONS = 1e15
 
 @dataclass(frozen=True)
 class Detection:
-    """From expected photons to pixel values: poisson, seed: the noise; background: expected
-    photons in every pixel; gain, pedestal: arrays [slow, fast] a panel in place of the panels'."""
+    """From expected photons to pixel values. background: expected photons in every pixel;
+    materials: what lies in the beam, of beam_area m^2; gain, pedestal: arrays [slow, fast] a panel
+    in place of the panels'; exposures: s of every image, where the response depends on them;
+    masked: whether the file's mask names the bad pixels."""
 
-    poisson: bool = True
-    seed: int = 0
+    response: Response = Response()
     background: float = 0.0
+    materials: tuple[Material, ...] = ()
+    beam_area: float = 0.0
     gain: list[np.ndarray] | None = None
     pedestal: list[np.ndarray] | None = None
+    exposures: list[float] | None = None
+    masked: bool = True
 
     @classmethod
-    def of(cls, params: Any, sweep: int, lookup: Lookup) -> Detection:
-        """Of sweep number `sweep`, from 0, of a list; params: all that are extracted."""
+    def of(cls, params: Any, sweep: int, lookup: Lookup, experiment: Any) -> Detection:
+        """Of sweep number `sweep`, from 0, of a list; params: all that are extracted; experiment:
+        dxtbx's."""
+        device = torch_device(params.compute.device)
+        materials = background_phil.materials_of(params.background, device)
         return cls(
-            params.noise.poisson,
-            seed_of_sweep(params.noise.seed, sweep),
+            detector_phil.response_of(params, seed_of_sweep(params.noise.seed, sweep)),
             params.background.level,
+            materials,
+            background_phil.beam_area(params.beam, materials),
             lookup.gain,
             lookup.pedestal,
+            detector_phil.exposures(params, experiment),
+            params.detector.bad_pixels.masked,
         )
+
+    def detector(self, panels: Any) -> Detector:
+        """What reads images of dxtbx's panels."""
+        return Detector(
+            self.response,
+            [tuple(reversed(panel.get_image_size())) for panel in panels],
+            [panel.get_pixel_size() for panel in panels],
+            _per_pixel(self.gain, [panel.get_gain() for panel in panels]),
+            _per_pixel(self.pedestal, [panel.get_pedestal() for panel in panels]),
+        )
+
+
+def _per_pixel(arrays: list[np.ndarray] | None, numbers: list[float]) -> list:
+    """What is known of each panel: arrays, if there are."""
+    return numbers if arrays is None else [torch.from_numpy(one.astype(float)) for one in arrays]
 
 
 def seed_of_sweep(seed: int, sweep: int) -> int:
@@ -71,12 +101,17 @@ def expected_photons(
     simulator: Simulator, plan: Plan, index: int, detection: Detection
 ) -> list[Tensor]:
     """Expected photons [slow, fast] of every panel of image `index`, background included."""
+    exposure = plan.exposure(index)
     with torch.no_grad():
-        bragg = simulator.image(plan.exposure(index), plan.fluences[index])
-    return [
-        image + background.flat(panel, detection.background)
-        for image, panel in zip(bragg, plan.experiment.panels)
-    ]
+        expected = simulator.image(exposure, plan.fluences[index])
+    if detection.background:
+        flats = (background.flat(panel, detection.background) for panel in plan.experiment.panels)
+        expected = [image + flat for image, flat in zip(expected, flats)]
+    if detection.materials:
+        photons = plan.fluences[index] * detection.beam_area
+        scattered = simulator.scattered(exposure, detection.materials)
+        expected = [image + photons * other for image, other in zip(expected, scattered)]
+    return expected
 
 
 def image_number(plan: Plan, index: int) -> int:
@@ -85,9 +120,10 @@ def image_number(plan: Plan, index: int) -> int:
     return index + (1 if scan is None else scan.get_image_range()[0])
 
 
-def readout(plan: Plan, index: int, expected: list[Tensor], detection: Detection) -> list:
-    """Pixel values, numpy [slow, fast] a panel: photons x gain + pedestal, with the photons
-    counted (Poisson), or without noise as expected."""
+def readout(
+    plan: Plan, index: int, expected: list[Tensor], detector: Detector, exposure_s: float
+) -> list[np.ndarray]:
+    """Pixel values, numpy [slow, fast] a panel."""
     number = image_number(plan, index)
     brightest = max(float(image.max()) for image in expected)
     if not brightest <= MAX_PHOTONS:
@@ -95,15 +131,7 @@ def readout(plan: Plan, index: int, expected: list[Tensor], detection: Detection
             f"image {number} would have {brightest:.3g} photons in a pixel: lower beam.fluence "
             "(photons/m^2), crystal.spot_scale, the structure factors or background.level"
         )
-    photons = [image.cpu() for image in expected]
-    if detection.poisson:
-        photons = noise.poisson(expected, detection.seed, number)
-    panels = plan.dxtbx_experiment.detector
-    gains = detection.gain or [panel.get_gain() for panel in panels]
-    pedestals = detection.pedestal or [panel.get_pedestal() for panel in panels]
-    return [
-        image.numpy() * gain + pedestal for image, gain, pedestal in zip(photons, gains, pedestals)
-    ]
+    return [values.numpy() for values in detector.read(expected, number, exposure_s)]
 
 
 def run_sweep(
@@ -118,21 +146,23 @@ def run_sweep(
 
     The file appears only when it is whole: killed or failed, nothing is left under its name.
     """
-    masks = [panel.mask for panel in plan.experiment.panels]
     first, simulator = None, simulator_of(plan)
+    detector = detection.detector(plan.dxtbx_experiment.detector)
+    good, rounded = _good(plan, detector if detection.masked else None), detection.response.rounded
+    exposures = detection.exposures or [math.inf] * plan.n_images
     with NXmxWriter(
         path,
         plan.dxtbx_experiment,
         n_images=plan.n_images,
-        dtype="int32" if detection.poisson else "float32",
+        dtype="int32" if rounded else "float32",
         compression=compression,
         provenance=provenance,
-        mask=None if all(mask is None for mask in masks) else _good(plan),
-        expected=not detection.poisson,
+        mask=good,
+        expected=not rounded,
     ) as writer:
         for index in range(plan.n_images):
             expected = expected_photons(simulator, plan, index, detection)
-            values = readout(plan, index, expected, detection)
+            values = readout(plan, index, expected, detector, exposures[index])
             writer.write(index, values)
             if first is None:
                 first = values
@@ -142,9 +172,17 @@ def run_sweep(
     return first
 
 
-def _good(plan: Plan) -> list[np.ndarray]:
-    """bool [slow, fast] a panel, True where a pixel was simulated."""
-    return [
+def _good(plan: Plan, detector: Detector | None) -> list[np.ndarray] | None:
+    """bool [slow, fast] a panel, True where a pixel was simulated and is none of the detector's bad
+    ones; None: all are."""
+    masks = [panel.mask for panel in plan.experiment.panels]
+    bad = None if detector is None else detector.bad
+    if bad is None and all(mask is None for mask in masks):
+        return None
+    good = [
         np.ones(panel.shape, bool) if panel.mask is None else panel.mask.cpu().numpy()
         for panel in plan.experiment.panels
     ]
+    if bad is None:
+        return good
+    return [one & ~(dead | hot).numpy() for one, (dead, hot) in zip(good, bad)]
