@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nanobragg_plugin.constants import R_E_SQR
+from nanobragg_plugin.geometry import dot, lab_position, unit
 from nanobragg_plugin.models import Panel
 
 #: Of nanoBragg.c's water: its forward-scattered structure factor, electrons (`water_F`), its
@@ -46,6 +48,15 @@ def flat(panel: Panel, level: float) -> Tensor:
     origin = panel.origin
     image = torch.full(panel.shape, level, dtype=origin.dtype, device=origin.device)
     return image if panel.mask is None else image * panel.mask.to(image)
+
+
+def beyond(panel: Panel, s0_unit: Tensor, two_theta: float) -> Tensor:
+    """Which pixels [slow, fast], by their middles, are seen from the crystal at more than an angle
+    (radians, less than pi/2) from the beam s0 [3]: past a round beam stop's shadow."""
+    slow, fast = (torch.arange(n, device=panel.origin.device) + 0.5 for n in panel.shape)
+    position = lab_position(panel, slow[:, None].expand(panel.shape), fast.expand(panel.shape))
+    s1_unit, _ = unit(position.to(panel.origin.dtype))
+    return dot(s1_unit, s0_unit.to(s1_unit)) < math.cos(two_theta)
 
 
 def water_c(micrometres: float, fluence: Tensor) -> Tensor:

@@ -220,3 +220,36 @@ def test_tables_that_are_none(here: Path, text: str) -> None:
 )
 def test_bad_materials(here: Path, given: tuple[str, ...], words: str) -> None:
     assert words in sim.refused("sweep.expt", *sim.QUICK, *given)
+
+
+def test_a_beam_stop(here: Path) -> None:
+    """By the angle that dxtbx sees a pixel's middle at; what is beyond it stays as it was."""
+    exact = (*BRIGHT, "noise.poisson=False", "background.water.thickness_mm=0.1", BEAM[1])
+    sim.simulate("sweep.expt", *exact)
+    free, _ = read()
+    stop = "background.beam_stop.radius_mm=2.1", "background.beam_stop.distance_mm=22"
+    sim.simulate("sweep.expt", *exact, *stop, "output.overwrite=True")
+    values, mask = read()
+    experiment = sim.load()[0]
+    s0 = np.array(experiment.beam.get_unit_s0())
+    hidden = 0
+    for panel, one, other, good in zip(experiment.detector, values, free, mask):
+        for slow in range(one.shape[0]):
+            for fast in range(one.shape[1]):
+                s1 = np.array(panel.get_pixel_lab_coord((fast + 0.5, slow + 0.5)))
+                angle = np.arccos(s1 @ s0 / np.linalg.norm(s1))
+                inside = angle < np.arctan(2.1 / 22)
+                hidden += inside
+                assert one[slow, fast] == (0 if inside else other[slow, fast])
+                assert good[slow, fast] or not inside  # in no mask
+    assert 20 < hidden < 200
+
+
+@pytest.mark.parametrize(
+    "name, other", (("radius_mm", "distance_mm"), ("distance_mm", "radius_mm"))
+)
+def test_half_a_beam_stop(here: Path, name: str, other: str) -> None:
+    said = sim.refused("sweep.expt", *sim.QUICK, f"background.beam_stop.{name}=1")
+    assert f"needs background.beam_stop.{other}" in said
+    both = f"background.beam_stop.{name}=1", f"background.beam_stop.{other}=0"
+    assert "must be positive" in sim.refused("sweep.expt", *sim.QUICK, *both)

@@ -121,6 +121,7 @@ def in_beam(name: str) -> tuple[str, ...]:
 
 PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
 POINT_SPREAD, BAD = "detector.point_spread.", "detector.bad_pixels."
+STOP = "background.beam_stop."
 GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
@@ -344,6 +345,12 @@ ACTS = {
         for name in ("water", "air", "other")
         for change in ("thickness_mm=2", "centre_mm=-9", "density_g_cm3=3", "molecular_weight=40")
     },
+    "background.beam_stop.radius_mm": Act(
+        "background.beam_stop.radius_mm=3", base=(f"{STOP}radius_mm=1", f"{STOP}distance_mm=20")
+    ),
+    "background.beam_stop.distance_mm": Act(
+        "background.beam_stop.distance_mm=40", base=(f"{STOP}radius_mm=3", f"{STOP}distance_mm=20")
+    ),
     "background.other.stol_file": Act(
         "background.other.stol_file=other.stol", base=(*IN_BEAM, *in_beam("other"))
     ),

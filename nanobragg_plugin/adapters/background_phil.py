@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def _material(params: Any, path: str, table: Any, device: torch.device) -> Mater
         along_mm=tensor(np.asarray(places) + params.centre_mm),
         share=tensor(shares),
     )
+
+
+def beam_stop(params: Any) -> float | None:
+    """Angle, radians, from the beam to the edge of the shadow, of the scope `background.beam_stop`;
+    None without one."""
+    if params.radius_mm is None and params.distance_mm is None:
+        return None
+    for name in ("radius_mm", "distance_mm"):
+        if getattr(params, name) is None:
+            raise Sorry(f"background.beam_stop needs background.beam_stop.{name}")
+        positive(getattr(params, name), f"background.beam_stop.{name}")
+    return math.atan2(params.radius_mm, params.distance_mm)
 
 
 def _table(name: str | None, path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan, torch_device
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.orientation import incident
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Simulator
 
@@ -33,7 +34,8 @@ MAX_PHOTONS = 1e15
 @dataclass(frozen=True)
 class Detection:
     """From expected photons to pixel values. background: expected photons in every pixel;
-    materials: what lies in the beam, of beam_area m^2; gain, pedestal: arrays [slow, fast] a panel
+    materials: what lies in the beam, of beam_area m^2; shadow: angle, radians, from the beam to
+    where a beam stop hides nothing; gain, pedestal: arrays [slow, fast] a panel
     in place of the panels'; exposures: s of every image, where the response depends on them;
     masked: whether the file's mask names the bad pixels."""
 
@@ -41,6 +43,7 @@ class Detection:
     background: float = 0.0
     materials: tuple[Material, ...] = ()
     beam_area: float = 0.0
+    shadow: float | None = None
     gain: list[np.ndarray] | None = None
     pedestal: list[np.ndarray] | None = None
     exposures: list[float] | None = None
@@ -57,6 +60,7 @@ class Detection:
             params.background.level,
             materials,
             background_phil.beam_area(params.beam, materials),
+            background_phil.beam_stop(params.background.beam_stop),
             lookup.gain,
             lookup.pedestal,
             detector_phil.exposures(params, experiment),
@@ -111,6 +115,12 @@ def expected_photons(
         photons = plan.fluences[index] * detection.beam_area
         scattered = simulator.scattered(exposure, detection.materials)
         expected = [image + photons * other for image, other in zip(expected, scattered)]
+    if detection.shadow is not None:
+        s0_unit = incident(plan.experiment.beam, exposure)[0].mean((0, 1))
+        expected = [
+            image * background.beyond(panel, s0_unit, detection.shadow)
+            for image, panel in zip(expected, plan.experiment.panels)
+        ]
     return expected
 
 
