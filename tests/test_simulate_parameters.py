@@ -116,7 +116,8 @@ def in_beam(name: str) -> tuple[str, ...]:
     """The usual material of that name."""
     scope = f"background.{name}."
     own = f"{scope}thickness_mm=1", f"{scope}density_g_cm3=1", f"{scope}molecular_weight=18"
-    return (*own, f"{scope}stol_file=one.stol") if name == "other" else own
+    more = {"other": "stol_file=one.stol", "ice": "fwhm_inv_ang=0.05"}  # pixels are large here
+    return (*own, f"{scope}{more[name]}") if name in more else own
 
 
 PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
@@ -342,7 +343,7 @@ ACTS = {
         f"background.{name}.{change.split('=')[0]}": Act(
             f"background.{name}.{change}", base=(*IN_BEAM, *in_beam(name))
         )
-        for name in ("water", "air", "other")
+        for name in ("water", "air", "ice", "other")
         for change in ("thickness_mm=2", "centre_mm=-9", "density_g_cm3=3", "molecular_weight=40")
     },
     "background.beam_stop.radius_mm": Act(
@@ -350,6 +351,9 @@ ACTS = {
     ),
     "background.beam_stop.distance_mm": Act(
         "background.beam_stop.distance_mm=40", base=(f"{STOP}radius_mm=3", f"{STOP}distance_mm=20")
+    ),
+    "background.ice.fwhm_inv_ang": Act(
+        "background.ice.fwhm_inv_ang=0.08", base=(*IN_BEAM, *in_beam("ice"))
     ),
     "background.other.stol_file": Act(
         "background.other.stol_file=other.stol", base=(*IN_BEAM, *in_beam("other"))

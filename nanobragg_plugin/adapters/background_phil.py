@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import ice
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.background import Material, molecules
 
@@ -30,10 +31,11 @@ THIN_MM, PLACES = 1.0, 8
 def materials_of(params: Any, device: torch.device) -> tuple[Material, ...]:
     """Of the scope `background`; `Sorry` where something is missing."""
     found = []
-    for name in ("water", "air", "other"):
+    for name in ("water", "air", "ice", "other"):
         scope = getattr(params, name)
         if scope.thickness_mm is not None:
-            found.append(_material(scope, f"background.{name}", TABLES.get(name), device))
+            table = ice.table(scope.fwhm_inv_ang) if name == "ice" else TABLES.get(name)
+            found.append(_material(scope, f"background.{name}", table, device))
         elif getattr(scope, "stol_file", None) is not None:
             raise Sorry(f"background.{name} needs a thickness: give background.{name}.thickness_mm")
     return tuple(found)
@@ -98,7 +100,8 @@ def beam_area(params: Any, materials: tuple[Material, ...]) -> float:
         return 0.0
     if params.beamsize_mm is None:
         raise Sorry(
-            "background.material needs to know how many photons the beam has: give beam.beamsize_mm"
+            "what lies in the beam (background) needs to know how many photons it has: give "
+            "beam.beamsize_mm"
         )
     sizes = positive(params.beamsize_mm, "beam.beamsize_mm")
     return sizes[0] * sizes[-1] * 1e-6
