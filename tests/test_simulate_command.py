@@ -153,6 +153,9 @@ def test_gain_and_pedestal_of_the_image_set(expt: str) -> None:
     np.testing.assert_allclose(raw, photons * maps["gain"] + maps["pedestal"], atol=5e-4)
     (found,) = corrected(sim.load(check_format=True)[0], 0)
     np.testing.assert_allclose(found, photons, atol=5e-4)
+    for given in ("detector.quantum_gain=2", "detector.adc_offset_adu=7"):
+        said = sim.refused(expt, *sim.QUICK, EXPECTED, "output.prefix=other", given)
+        assert f"{given} does nothing beside" in said
 
 
 def test_images_that_do_not_turn(tmp_cwd: Path) -> None:

@@ -11,6 +11,7 @@ from dxtbx.model import Experiment, Panel
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.fluence import exposure_times
+from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.point_spread import PointSpread
@@ -74,6 +75,19 @@ def exposures(params: Any, experiment: Experiment) -> list[float]:
             "(seconds); the scan has no exposure times"
         )
     return times
+
+
+def refuse_beside(lookup: Lookup, params: Any) -> None:
+    """`Sorry` where the scope `detector` gives what a file of the image set gives for each pixel."""
+    for name, of_file, value in (
+        ("quantum_gain", "gain", params.quantum_gain),
+        ("adc_offset_adu", "pedestal", params.adc_offset_adu),
+    ):
+        if value is not None and getattr(lookup, of_file) is not None:
+            raise Sorry(
+                f"detector.{name}={value:g} does nothing beside the {of_file} of each pixel, of "
+                "which the experiment list names a file: leave one of them away"
+            )
 
 
 def set_panels(experiments: Sequence[Experiment], params: Any) -> None:

@@ -35,9 +35,9 @@ MAX_PHOTONS = 1e15
 class Detection:
     """From expected photons to pixel values. background: expected photons in every pixel;
     materials: what lies in the beam, of beam_area m^2; shadow: angle, radians, from the beam to
-    where a beam stop hides nothing; gain, pedestal: arrays [slow, fast] a panel
-    in place of the panels'; exposures: s of every image, where the response depends on them;
-    masked: whether the file's mask names the bad pixels."""
+    where a beam stop hides nothing; gain, pedestal: arrays [slow, fast] a panel in place of the
+    panels'; exposures: s of every image, where the response depends on them; masked: whether the
+    file's mask names the bad pixels."""
 
     response: Response = Response()
     background: float = 0.0
@@ -53,6 +53,7 @@ class Detection:
     def of(cls, params: Any, sweep: int, lookup: Lookup, experiment: Any) -> Detection:
         """Of sweep number `sweep`, from 0, of a list; params: all that are extracted; experiment:
         dxtbx's."""
+        detector_phil.refuse_beside(lookup, params.detector)
         device = torch_device(params.compute.device)
         materials = background_phil.materials_of(params.background, device)
         return cls(
