@@ -78,7 +78,7 @@ def exposures(params: Any, experiment: Experiment) -> list[float]:
 
 
 def refuse_beside(lookup: Lookup, params: Any) -> None:
-    """`Sorry` where the scope `detector` gives what a file of the image set gives for each pixel."""
+    """`Sorry` where the scope `detector` gives what a file of the image set gives for pixels."""
     for name, of_file, value in (
         ("quantum_gain", "gain", params.quantum_gain),
         ("adc_offset_adu", "pedestal", params.adc_offset_adu),
