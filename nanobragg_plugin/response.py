@@ -55,7 +55,7 @@ class Response:
     dead_time_s: of a pixel's counter, which of n photons leaves n/(1 + n t) or, paralyzable,
     n exp(-n t), t its share of the exposure (Knoll, Radiation Detection and Measurement, ch. 4).
     spread: of a photon's signal. zingers: events in an image, expected; zinger_photons: their mean
-    signal, exponentially distributed. readout_adu: standard deviation of the read-out noise.
+    signal, exponentially distributed. readout_noise_adu: standard deviation of the read-out noise.
     saturation_adu: the highest value that is read. rounded: whether values are whole numbers.
     """
 
@@ -69,14 +69,14 @@ class Response:
     spread: PointSpread | None = None
     zingers: float = 0.0
     zinger_photons: float = 0.0
-    readout_adu: float = 0.0
+    readout_noise_adu: float = 0.0
     bad: BadPixels = BadPixels()
     saturation_adu: float = math.inf
     rounded: bool = True
 
     def __post_init__(self) -> None:
         shares = self.flicker, self.calibration, self.dead_time_s, self.bad.dead, self.bad.hot
-        others = self.zingers, self.zinger_photons, self.readout_adu
+        others = self.zingers, self.zinger_photons, self.readout_noise_adu
         if not all(x >= 0 for x in (*shares, *others)) or not self.bad.dead + self.bad.hot <= 1:
             raise ValueError("noise must not be negative, nor more pixels bad than there are")
         if self.dead_time_model not in DEAD_TIMES:
@@ -163,8 +163,8 @@ class Detector:
             if self.bad is not None:
                 one = one.masked_fill(self.bad[panel][0], 0.0)
             value = one * gain + offset
-            if response.readout_adu:
-                value += response.readout_adu * noise.normal(value.shape, random)
+            if response.readout_noise_adu:
+                value += response.readout_noise_adu * noise.normal(value.shape, random)
             if self.bad is not None:
                 value = value.masked_fill(self.bad[panel][1], response.bad.hot_adu)
             value = value.round() if response.rounded else value

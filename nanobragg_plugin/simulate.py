@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nanobragg_plugin import carryover
+from nanobragg_plugin import background, carryover
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
@@ -18,6 +18,7 @@ from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
+from nanobragg_plugin.orientation import incident
 from nanobragg_plugin.sampling import steps_per_pixel, why_not_sparse
 from nanobragg_plugin.structure_factors import StructureFactors
 
@@ -55,7 +56,7 @@ class Simulator:
         self.images = images
         self.prepared = Prepared(experiment, structure_factors, self.options)
         self.choice: Choice | None = None
-        self._scattered: tuple[tuple[Material, ...], list[Tensor]] | None = None
+        self._around: dict[str, tuple[Any, list[Tensor]]] = {}
 
     def choose(self, exposure: Exposure, fluence: float | Tensor | None = None) -> Choice:
         """The kernel, chosen by the first exposure that it is asked for, or that is simulated."""
@@ -82,15 +83,30 @@ class Simulator:
     def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
         """Expected photons that materials in the beam scatter, [slow, fast] a panel, of one photon
         of the beam; made once where the beam stays."""
+
+        def make() -> list[Tensor]:
+            panels = range(len(self.experiment.panels))
+            of = exposure, materials, self.options
+            return [amorphous.scattered(self.experiment, panel, *of) for panel in panels]
+
+        return self._made_once("scattered", materials, make)
+
+    @torch.no_grad()
+    def past_stop(self, exposure: Exposure, two_theta: float) -> list[Tensor]:
+        """`background.beyond` of every panel; made once where the beam stays."""
+
+        def make() -> list[Tensor]:
+            s0_unit = incident(self.experiment.beam, exposure)[0].mean((0, 1))
+            return [background.beyond(one, s0_unit, two_theta) for one in self.experiment.panels]
+
+        return self._made_once("past stop", two_theta, make)
+
+    def _made_once(self, name: str, of: Any, make: Callable[[], list[Tensor]]) -> list[Tensor]:
         beam = self.experiment.beam
         stays = len(beam.direction) == len(beam.wavelength) == 1
-        if self._scattered is None or not stays or self._scattered[0] is not materials:
-            found = [
-                amorphous.scattered(self.experiment, panel, exposure, materials, self.options)
-                for panel in range(len(self.experiment.panels))
-            ]
-            self._scattered = materials, found
-        return self._scattered[1]
+        if not stays or name not in self._around or self._around[name][0] is not of:
+            self._around[name] = of, make()
+        return self._around[name][1]
 
     def ready(
         self,
@@ -275,13 +291,13 @@ def sum_batches(
     scale = R_E_SQR * kernel.experiment.beam.fluence
     sizes = [_length(batch) for batch in batches]
     few = 8 * kernel.sums_per_pixel * sum(sizes) <= REMEMBERED_BYTES
-    photons = None
-    if not (kernel.varies or kernel.is_dual):
+    photons, varies = None, kernel.varies
+    if not (varies or kernel.is_dual):
         photons = kernel.abc.new_empty(sum(sizes), dtype=kernel.options.index_dtype)
         parts = photons.split(sizes)
 
     def run(number: int, cache: carryover.PhiCache | None) -> tuple[Tensor, Any]:
-        if kernel.varies:  # evaluated again in the backward pass
+        if varies:  # evaluated again in the backward pass
             found, after = _checkpoint(kernel, panel, batches[number], cache, few)
         else:
             found, after = kernel(panel, batches[number], cache)
@@ -297,7 +313,7 @@ def sum_batches(
         found, cache = run(len(sums), cache)
         sums.append(found)
     rest = range(len(sums), len(batches))
-    if kernel.varies:
+    if varies:
         sums += [run(number, cache)[0] for number in rest]
     else:
         sums += in_threads(lambda number: run(number, cache)[0], rest, kernel.abc.is_cpu)

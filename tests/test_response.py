@@ -174,7 +174,7 @@ def test_dead_time(model):
 
 def test_read_out():
     """Gain and offset, and noise in ADU that does not depend on the signal."""
-    response = replace(EXACT, readout_adu=3.0)
+    response = replace(EXACT, readout_noise_adu=3.0)
     for level in (0.0, 500.0):
         within(values(response, level, gain=1.8, offset=40.0), 1.8 * level + 40, 3)
     assert torch.equal(values(EXACT, 10.0, gain=1.8, offset=40.0).unique(), torch.tensor([58.0]))
@@ -218,7 +218,7 @@ def test_whole_numbers_and_saturation():
     response = replace(EXACT, rounded=True, saturation_adu=30.0)
     assert values(response, 10.4).unique().item() == 10
     assert values(response, 31.0).unique().item() == 30
-    assert values(replace(response, readout_adu=4.0), 29.0).max() == 30
+    assert values(replace(response, readout_noise_adu=4.0), 29.0).max() == 30
 
 
 # ---- order and seeds
@@ -234,7 +234,7 @@ def test_the_order():
     assert alike == pytest.approx(
         float((line[1:] * line[:-1]).sum() / line.square().sum()), abs=0.05
     )
-    read = detector(replace(EXACT, spread=spread, readout_adu=5.0)).read(flat(100.0), 1)[0]
+    read = detector(replace(EXACT, spread=spread, readout_noise_adu=5.0)).read(flat(100.0), 1)[0]
     inner = read[20:-20, 20:-20] - 100
     assert abs(float((inner[:, 1:] * inner[:, :-1]).mean() / inner.square().mean())) < 0.05
 
@@ -247,14 +247,16 @@ def test_noises_do_not_change_each_other():
     assert torch.equal(values(replace(plain, calibration_seed=4), 3.0), counts)
     unlike = (values(replace(plain, bad=bad), 3.0) != counts).sum()
     assert 0 < unlike < 100
-    added = values(replace(plain, readout_adu=1.0), 3.0) - counts
-    assert torch.allclose(added, values(replace(EXACT, readout_adu=1.0), 3.0) - 3.0, atol=1e-12)
+    added = values(replace(plain, readout_noise_adu=1.0), 3.0) - counts
+    assert torch.allclose(
+        added, values(replace(EXACT, readout_noise_adu=1.0), 3.0) - 3.0, atol=1e-12
+    )
 
 
 def test_seed_and_number_decide():
     """In whatever order images are read, and again."""
     response = Response(
-        flicker=0.1, readout_adu=2.0, zingers=3.0, zinger_photons=50.0, calibration=0.1
+        flicker=0.1, readout_noise_adu=2.0, zingers=3.0, zinger_photons=50.0, calibration=0.1
     )
     one = detector(response)
     first = [torch.cat([p.flatten() for p in one.read(flat(20.0), n)]) for n in (1, 2, 3)]
@@ -278,7 +280,7 @@ def test_counts_are_those_of_earlier_versions():
     "wrong",
     (
         {"flicker": -0.1},
-        {"readout_adu": float("nan")},
+        {"readout_noise_adu": float("nan")},
         {"dead_time_model": "other"},
         {"bad": BadPixels(dead=0.7, hot=0.7)},
     ),

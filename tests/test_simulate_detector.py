@@ -96,7 +96,7 @@ def test_dead_time(here: Path) -> None:
 
 def test_noise_without_counting_is_no_expectation(here: Path) -> None:
     """Whole numbers in a file of counts."""
-    sim.simulate("sweep.expt", *BRIGHT, "noise.poisson=False", "noise.readout_adu=2")
+    sim.simulate("sweep.expt", *BRIGHT, "noise.poisson=False", "noise.readout_noise_adu=2")
     assert sim.pixels().dtype == np.int32
 
 
@@ -111,7 +111,7 @@ def test_noise_without_counting_is_no_expectation(here: Path) -> None:
         ("detector.saturation_adu=1", "is not a photon above the offset of panel 0"),
         ("detector.dead_time_ns=5", "needs to know how long an image takes: give beam.exposure_s"),
         ("noise.flicker=-1", "noise.flicker"),
-        ("noise.readout_adu=nan", "noise.readout_adu=nan"),
+        ("noise.readout_noise_adu=nan", "noise.readout_noise_adu=nan"),
         ("detector.bad_pixels.dead=2", "detector.bad_pixels.dead"),
     ),
 )

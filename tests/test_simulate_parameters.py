@@ -314,7 +314,7 @@ ACTS = {
     "noise.flicker": Act("noise.flicker=0.5"),
     "noise.calibration": Act("noise.calibration=0.5"),
     "noise.calibration_seed": Act("noise.calibration_seed=1", base=("noise.calibration=0.5",)),
-    "noise.readout_adu": Act("noise.readout_adu=5"),
+    "noise.readout_noise_adu": Act("noise.readout_noise_adu=5"),
     "noise.zingers": Act("noise.zingers=9"),
     "noise.zinger_photons": Act("noise.zinger_photons=50", base=("noise.zingers=9",)),
     "detector.quantum_gain": Act("detector.quantum_gain=3"),

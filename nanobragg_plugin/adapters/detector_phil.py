@@ -27,7 +27,7 @@ def response_of(params: Any, seed: int) -> Response:
             f"detector.bad_pixels.dead={bad.dead:g} and hot={bad.hot:g} are more pixels than there "
             "are: they may add up to 1"
         )
-    noises = noise.flicker, noise.calibration, noise.readout_adu, noise.zingers
+    noises = noise.flicker, noise.calibration, noise.readout_noise_adu, noise.zingers
     return Response(
         poisson=noise.poisson,
         seed=seed,
@@ -39,7 +39,7 @@ def response_of(params: Any, seed: int) -> Response:
         spread=_spread(detector.point_spread),
         zingers=noise.zingers,
         zinger_photons=noise.zinger_photons,
-        readout_adu=noise.readout_adu,
+        readout_noise_adu=noise.readout_noise_adu,
         bad=BadPixels(bad.dead, bad.hot, bad.hot_adu, bad.seed),
         saturation_adu=math.inf if detector.saturation_adu is None else detector.saturation_adu,
         rounded=noise.poisson or any(noises),

@@ -21,7 +21,7 @@ from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.corrections import polarization
 from nanobragg_plugin.geometry import scattering_vector
 from nanobragg_plugin.kernels.samples import weighted_samples
-from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions
+from nanobragg_plugin.models import Beam, Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.orientation import incident
 
 #: Pixels that are evaluated at a time.
@@ -66,21 +66,23 @@ def _from(
         pixels = torch.cartesian_prod(some, fast)
         total = torch.zeros(len(pixels), dtype=panel.origin.dtype, device=panel.origin.device)
         for sample, omega, capture in weighted_samples(panel, pixels, options, number, _nothing):
-            seen = omega * capture
             for step in range(steps):
                 for source, part in enumerate(weight):
                     s0 = directions[step % len(directions), source]
                     wavelength = wavelengths[step % len(wavelengths), source]
                     q = scattering_vector(sample.s1_unit, s0, wavelength)
                     f = material.amplitude(torch.linalg.vector_norm(q, dim=-1) / 2)
-                    one = part * seen * f**2
-                    if beam.kahn_factor is not None:
-                        axis, kahn_factor = beam.polarization_axis, beam.kahn_factor
-                        one = one * polarization(sample.s1_unit, s0, axis, kahn_factor)
-                    total = total + one
+                    polar = _polarization(beam, sample.s1_unit, s0)
+                    total = total + part * omega * capture * f**2 * polar
         rows.append(total)
     image = torch.cat(rows).reshape(panel.shape) * (R_E_SQR * material.per_area)
     return image if panel.mask is None else image * panel.mask.to(image)
+
+
+def _polarization(beam: Beam, s1_unit: Tensor, s0_unit: Tensor) -> Tensor | float:
+    if beam.kahn_factor is None:
+        return 1.0
+    return polarization(s1_unit, s0_unit, beam.polarization_axis, beam.kahn_factor)
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -41,9 +41,6 @@ class Rough:
         some = self.limit[which] if isinstance(which, slice) else self.limit.index_select(0, which)
         return Rough(columns(self.s1_unit, which), some)
 
-    def __len__(self) -> int:
-        return len(self.limit)
-
 
 @dataclass(frozen=True)
 class Tiles:

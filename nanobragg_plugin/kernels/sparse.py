@@ -94,8 +94,8 @@ def _least_stretch(scatterer: Scatterer) -> Tensor:
 def walk(bound: Bound, tree: Tree, rough: Rough) -> Iterator[tuple[int, Tensor]]:
     """The leaves that may matter at some points, and the numbers of these points."""
     last = len(tree.levels) - 1
-    everywhere: Tensor | None = None
-    waiting = [(0, slice(0, len(tree.levels[0].weight)), everywhere)]
+    first = slice(0, len(tree.levels[0].weight))
+    waiting: list[tuple[int, slice, Tensor | None]] = [(0, first, None)]  # None: all points
     while waiting:
         level, which, at = waiting.pop()
         with torch.no_grad():

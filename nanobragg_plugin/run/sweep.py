@@ -21,7 +21,6 @@ from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan, torch_device
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
-from nanobragg_plugin.orientation import incident
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Simulator
 
@@ -117,11 +116,8 @@ def expected_photons(
         scattered = simulator.scattered(exposure, detection.materials)
         expected = [image + photons * other for image, other in zip(expected, scattered)]
     if detection.shadow is not None:
-        s0_unit = incident(plan.experiment.beam, exposure)[0].mean((0, 1))
-        expected = [
-            image * background.beyond(panel, s0_unit, detection.shadow)
-            for image, panel in zip(expected, plan.experiment.panels)
-        ]
+        past_stop = simulator.past_stop(exposure, detection.shadow)
+        expected = [image * seen for image, seen in zip(expected, past_stop)]
     return expected
 
 
