@@ -18,6 +18,16 @@ def subpixel_offsets(oversample: int) -> tuple[tuple[float, float], ...]:
     return tuple((slow, fast) for slow in centres for fast in centres)
 
 
+def pixel_numbers(panel: Panel, pixels: Tensor) -> Tensor:
+    """Places [n] in the panel's raster of pixels [n, 2] (slow, fast)."""
+    return pixels[:, 0] * panel.shape[1] + pixels[:, 1]
+
+
+def numbered_pixels(panel: Panel, numbers: Tensor) -> Tensor:
+    """The reverse: pixels [n, 2] of places [n]."""
+    return torch.stack([numbers // panel.shape[1], numbers % panel.shape[1]], 1)
+
+
 def lab_position(panel: Panel, slow: Tensor, fast: Tensor) -> Tensor:
     """Laboratory position [..., 3] mm on the surface of a panel of pixel coordinates [...]
     (a pixel's centre is at +0.5)."""

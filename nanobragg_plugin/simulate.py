@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from nanobragg_plugin import background, carryover
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
+from nanobragg_plugin.geometry import numbered_pixels, pixel_numbers
 from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
 from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
@@ -246,17 +248,17 @@ def evaluated_batches(
             pixels = kernel.candidates(panel)
     elif kernel.compiled:
         at_once = BATCH_PIXELS if kernel.abc.is_cpu else BATCH_PIXELS_ELSEWHERE
-    everything, width = pixel_count(model), model.shape[1]
+    everything = pixel_count(model)
     if pixels is None:
         if cache is None and model.mask is None and kernel.has_rays(panel):
             starts = range(0, everything, at_once)
             return tuple(slice(i, min(i + at_once, everything)) for i in starts), None, 0
         return simulated_pixels(model).split(at_once), cache, 0
     if cache is not None:  # which pixel comes first matters
-        slow, fast = simulated_pixels(model)[:1].unbind(1)
-        pixels = torch.cat([slow * width + fast, pixels]).unique()
+        first = pixel_numbers(model, simulated_pixels(model)[:1])
+        pixels = torch.cat([first, pixels]).unique()
     if cache is not None or not kernel.has_rays(panel):
-        pixels = torch.stack([pixels // width, pixels % width], 1)
+        pixels = numbered_pixels(model, pixels)
     if kernel.abc.is_cpu:  # something for each thread
         each = -(-len(pixels) // torch.get_num_threads())
         at_once = min(at_once, max(each, SPARSE_PIXELS_LEAST))
@@ -334,10 +336,9 @@ def _checkpoint(
 
 def place(panel: Panel, pixels: Tensor, values: Tensor) -> Tensor:
     """An image [slow, fast] of values [n] at pixels, [n, 2] or their numbers [n], 0 elsewhere."""
-    slow, fast = panel.shape
     if pixels.dim() == 2:
-        pixels = pixels[:, 0] * fast + pixels[:, 1]
-    image = torch.zeros(slow * fast, dtype=values.dtype, device=values.device)
+        pixels = pixel_numbers(panel, pixels)
+    image = torch.zeros(math.prod(panel.shape), dtype=values.dtype, device=values.device)
     if values.requires_grad:
         return image.index_put((pixels,), values).reshape(panel.shape)
     return image.index_copy_(0, pixels, values).reshape(panel.shape)

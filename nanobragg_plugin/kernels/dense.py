@@ -17,7 +17,7 @@ from torch import Tensor
 from nanobragg_plugin import background, carryover
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.corrections import polarization
-from nanobragg_plugin.geometry import scattering_vector
+from nanobragg_plugin.geometry import pixel_numbers, scattering_vector
 from nanobragg_plugin.kernels import blocks, compiled, derivatives, explain, sparse, summing
 from nanobragg_plugin.kernels.incidence import Incidence, incidences
 from nanobragg_plugin.kernels.known import KnownTerms
@@ -240,8 +240,7 @@ class Kernel:
         if not self.has_rays(number):
             return None
         if isinstance(pixels, Tensor) and pixels.dim() == 2:
-            slow, fast = pixels.unbind(1)
-            pixels = slow * self.prepared.panels[number].image_size[0] + fast
+            pixels = pixel_numbers(self.prepared.panels[number], pixels)
         return self.prepared.rays[number][pixels]
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.corrections import layer_depth
-from nanobragg_plugin.geometry import lab_position, unit
+from nanobragg_plugin.geometry import lab_position, numbered_pixels, pixel_numbers, unit
 from nanobragg_plugin.kernels import reach, summing
 from nanobragg_plugin.kernels.compiled import exceeds
 from nanobragg_plugin.kernels.lattice_sum import Scatterer, Terms, columns
@@ -193,12 +193,12 @@ def candidates(
     several = prepared.options.oversample > 1 or (layers is not None and len(layers.edges) > 2)
     if rays is None and not several:
         return pixels
-    width, parts = panel.shape[1], []
+    parts = []
     for some in pixels.split(POINTS):
         if rays is not None:
             lit = _lit(bound, trees, rays.rough[some])
         else:
-            centres = torch.stack([some // width, some % width], 1) + 0.5
+            centres = numbered_pixels(panel, some) + 0.5
             lit = _lit(bound, trees, *patches(prepared, number, centres, 1))
         parts.append(some[numbers_of(lit)])
     return torch.cat(parts)
@@ -240,7 +240,7 @@ def _tiles(prepared: Prepared, number: int, mask: Tensor | None) -> Tiles:
         torch.cat([part.s1_unit for part, _ in parts], 1),
         torch.cat([part.limit for part, _ in parts]),
     )
-    first = corners[:, 0] * panel.shape[1] + corners[:, 1]
+    first = pixel_numbers(panel, corners)
     return Tiles(first, counted, rough, torch.cat([extent for _, extent in parts]))
 
 
