@@ -30,6 +30,7 @@ STILL = (
 )
 QUICK = (*STILL, "sampling.phisteps=2")
 
+MODELS = "beam", "detector", "goniometer", "scan"
 #: The experiment of `sweep` without an .expt, by dxtbx's own parameters.
 GEOMETRY = (
     "geometry.detector.panel.image_size=24,18",
@@ -97,6 +98,17 @@ def sweep(**models: Any) -> Experiment:
 def still(**models: Any) -> Experiment:
     """A still: neither goniometer nor scan."""
     return sweep(**{"goniometer": None, "scan": None, **models})
+
+
+def lattices(number: int = 2, **models: Any) -> list[Experiment]:
+    """Crystals of the same images, each turned by another 20 degrees about y."""
+    result = [sweep(**models)]
+    for i in range(1, number):
+        other = crystal()
+        other.rotate_around_origin((0, 1, 0), 20 * i)
+        shared = {name: getattr(result[0], name) for name in MODELS}
+        result.append(sweep(**{**shared, "crystal": other, "identifier": f"lattice-{i}"}))
+    return result
 
 
 def image_sequence(experiment: Experiment, template: str = "image_####.cbf") -> ImageSequence:

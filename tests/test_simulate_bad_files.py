@@ -26,6 +26,7 @@ from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import load
 from nanobragg_plugin.run import sweep as run_sweep
+from nanobragg_plugin.simulate import Simulator
 
 LOG = "nanobragg.simulate.log"
 COMMAND = str(Path(sys.executable).with_name("nanobragg.simulate"))
@@ -276,7 +277,7 @@ def test_stopped_in_the_second_sweep(stop, tmp_cwd: Path, monkeypatch) -> None:
             raise stop
         return [torch.ones(18, 24)]
 
-    monkeypatch.setattr(run_sweep.Simulator, "image", image)
+    monkeypatch.setattr(Simulator, "image", image)
     with pytest.raises(stop):
         sim.simulate(path, *sim.QUICK, "output.overwrite=True")
     after = sim.contents(Path.cwd())

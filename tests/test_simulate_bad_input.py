@@ -5,7 +5,6 @@ left behind. (test_simulate_bad_files.py: files, and runs that are stopped.)"""
 from __future__ import annotations
 
 import copy
-import json
 import math
 from pathlib import Path
 
@@ -15,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
+from dxtbx.model import Beam
 from libtbx.utils import Sorry
 
 NAN = float("nan")
@@ -237,24 +237,25 @@ def test_missing_models(name: str, tmp_cwd: Path) -> None:
 
 def two_crystals(kind: str) -> str:
     one = sim.sweep(identifier="one")
-    if kind != "no images":
-        one.imageset = sim.image_sequence(one)
+    one.imageset = sim.image_sequence(one)
     two = copy.copy(one)
     two.identifier, two.crystal = "two", sim.crystal()
     if kind == "overlapping scans":
         two.scan = sim.scan(13, 3, start=7.0)
-    path = sim.write_expt("models.expt", one, two)
-    if kind == "two image sets":
-        imagesets = json.loads(Path(path).read_text())["imageset"]
-        sim.edit_expt(path, "imageset", imagesets * 2)
-        sim.edit_expt(path, "experiment", 1, "imageset", 1)
-    return path
+    else:
+        setattr(two, kind, {"beam": Beam((0, 0, 1), 1.1), "detector": sim.detector(2)}[kind])
+    return sim.write_expt("models.expt", one, two)
 
 
-@pytest.mark.parametrize("kind", ["no images", "images", "two image sets", "overlapping scans"])
-def test_several_crystals_of_the_same_images(kind: str, tmp_cwd: Path) -> None:
-    message = sim.refused(two_crystals(kind), *sim.QUICK)
-    assert "experiments 0 and 1 of the list are crystals of the same images" in message
+@pytest.mark.parametrize("kind", ["beam", "detector"])
+def test_crystals_of_the_same_images_that_do_not_agree(kind: str, tmp_cwd: Path) -> None:
+    said = sim.refused(two_crystals(kind), *sim.QUICK)
+    assert f"do not have the same {kind}" in said and "crystal.lattices=apart" in said
+
+
+def test_crystals_of_some_of_the_same_images(tmp_cwd: Path) -> None:
+    said = sim.refused(two_crystals("overlapping scans"), *sim.QUICK)
+    assert "share some of their images, 11 to 13 and 13 to 15" in said
 
 
 def test_a_list_given_twice(expt: str) -> None:

@@ -24,6 +24,8 @@ pytest.importorskip("dials")
 import simulate_helpers as sim
 from dxtbx.model import Beam, Crystal, Detector, Goniometer
 
+from nanobragg_plugin.simulate import Simulator
+
 # ---- experiment lists and files to act on
 
 
@@ -68,6 +70,7 @@ EXPERIMENTS = {
     "orthorhombic": lambda: sim.sweep(crystal=orthorhombic()),
     "small cell": lambda: sim.sweep(crystal=small_cell()),
     "along x": lambda: sim.sweep(**along_x()),
+    "lattices": lambda: sim.lattices(),
 }
 
 
@@ -256,6 +259,8 @@ ACTS = {
     "crystal.fudge": Act("crystal.fudge=2"),
     "crystal.size_mm": Act("crystal.size_mm=0.01,0.01,0.01", without=("crystal.spot_scale",)),
     "crystal.spot_scale": Act("crystal.spot_scale=2e4"),
+    "crystal.lattices": Act("crystal.lattices=apart", models="lattices"),
+    "crystal.lattice_scales": Act("crystal.lattice_scales=1,2", models="lattices"),
     "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
     "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),
     "crystal.mosaic.distribution": Act("crystal.mosaic.distribution=cap", base=SPREAD),
@@ -277,6 +282,21 @@ ACTS = {
     "beam.dispsteps": Act("beam.dispsteps=3", base=DISPERSION),
     "beam.dispstep_percent": Act("beam.dispstep_percent=1", base=DISPERSION),
     "beam.source_file": Act("beam.source_file=sources.txt"),
+    "stills.count": Act("stills.count=2", without=("sampling.phisteps",)),
+    **{
+        f"stills.{change.split('=')[0]}": Act(
+            f"stills.{change}", base=("stills.count=2",), without=("sampling.phisteps",)
+        )
+        for change in (
+            "seed=1",
+            "orientations=model",
+            "cell_sigma_percent=2",
+            "domain_sigma_percent=30",
+            "fluence_sigma_percent=30",
+            "wavelength_sigma_percent=2",
+            "direction_sigma_mrad=5",
+        )
+    },
     "sampling.oversample": Act("sampling.oversample=2"),
     "sampling.oversample_omega": Act("sampling.oversample_omega=False", base=FINE),
     "sampling.oversample_polar": Act("sampling.oversample_polar=False", base=FINE),
@@ -384,7 +404,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, make in EXPERIMENTS.items():
-            sim.write_expt(f"{name}.expt", make())
+            made = make()
+            sim.write_expt(f"{name}.expt", *(made if isinstance(made, list) else [made]))
         files()
     return folder
 
@@ -431,7 +452,7 @@ def made_here(folder: Path) -> Iterator[Callable[[], list[Path]]]:
 def outcome_of(
     made: list[Path], counted: list[int], batches: list[int], compiled: list[int]
 ) -> Outcome:
-    (images,) = (path for path in made if path.suffix == ".nxs")
+    images, *_ = (path for path in made if path.suffix == ".nxs")
     (listed,) = (path for path in made if path.suffix == ".expt")
     with h5py.File(images) as handle:
         data = handle["/entry/data/data"]
@@ -453,7 +474,7 @@ def outcome_of(
 def count_batches(patch: pytest.MonkeyPatch) -> list:
     """A list that grows with each call of the kernel."""
     calls: list[int] = []
-    module = sim.command.sweep.Simulator.image.__globals__
+    module = Simulator.image.__globals__
     original = module["dense"].Kernel.__call__
 
     def counting(*args: object) -> object:
@@ -467,7 +488,7 @@ def count_batches(patch: pytest.MonkeyPatch) -> list:
 def count_compilations(patch: pytest.MonkeyPatch) -> list:
     """A list that grows where code is to be compiled; it is not, which takes long."""
     asked: list[int] = []
-    kernel = sim.command.sweep.Simulator.image.__globals__["dense"].Kernel
+    kernel = Simulator.image.__globals__["dense"].Kernel
     patch.setattr(kernel, "compile", lambda self, for_sparse, slopes: bool(asked.append(1)))
     return asked
 

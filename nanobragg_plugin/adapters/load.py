@@ -25,9 +25,7 @@ LOOKUPS = ("mask", "gain", "pedestal")
 
 
 def sweeps(experiments: ExperimentList) -> list[Experiment]:
-    """The experiments, each a sweep or still of its own, with models of their own that are shared
-    as they were; `Sorry` where several crystals share images."""
-    _refuse_shared_images(experiments)
+    """The experiments, with models of their own that are shared as they were."""
     copies: dict[int, tuple[Any, Any]] = {}
 
     def copied(model: Any) -> Any:
@@ -61,35 +59,6 @@ def _nan_of(values: Any, key: str = "it") -> str | None:
     else:
         return None
     return next((name for name in found if name is not None), None)
-
-
-def _refuse_shared_images(experiments: ExperimentList) -> None:
-    """`Sorry` where two experiments have an image in common."""
-    seen: dict[tuple, list[tuple[int, int, int]]] = {}
-    for number, experiment in enumerate(experiments):
-        key = _images_of(experiment)
-        if key is None:
-            continue
-        scan = experiment.scan
-        first, last = (1, 1) if scan is None else scan.get_image_range()
-        for other, other_first, other_last in seen.setdefault(key, []):
-            if first <= other_last and other_first <= last:
-                raise Sorry(
-                    f"experiments {other} and {number} of the list are crystals of the same "
-                    "images: only one crystal in an image can be simulated; choose one, for "
-                    "example with dials.split_experiments"
-                )
-        seen[key].append((number, first, last))
-
-
-def _images_of(experiment: Experiment) -> tuple | None:
-    """What tells one sweep's or still's images from another's; None where nothing does."""
-    imageset = experiment.imageset
-    if imageset is not None:
-        return ("files", *imageset.paths(), *imageset.indices())
-    if experiment.scan is not None:
-        return ("models", *(id(getattr(experiment, name)) for name in ("scan", "detector", "beam")))
-    return None
 
 
 def select_images(experiment: Experiment, image_range: Sequence[int] | None) -> Experiment:

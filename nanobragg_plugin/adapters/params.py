@@ -20,10 +20,19 @@ from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.cell import edges, volume
 from nanobragg_plugin.constants import RTD
-from nanobragg_plugin.models import Beam, Experiment, Exposure, SimulationOptions
+from nanobragg_plugin.models import Beam, Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
-SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "detector", "noise", "output")
+SUBJECTS = (
+    "structure_factors",
+    "crystal",
+    "beam",
+    "stills",
+    "sampling",
+    "detector",
+    "noise",
+    "output",
+)
 #: Domains that are simulated where there is a spread and no number is given.
 MOSAIC_DOMAINS = 16
 
@@ -48,12 +57,20 @@ def preset_file(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What the core takes, its beam's fluence a share of the images' (1: all of it)."""
+
+    experiment: Experiment
+    structure_factors: StructureFactors
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All that simulates one dxtbx experiment.
+    """All that simulates one crystal of one dxtbx experiment.
 
     dxtbx_experiment: the models as they will be written; experiment and structure_factors: what
-    the core takes, at a fluence of 1 photon/m^2; fluences [images] photons/m^2; notes: lines
-    for the log.
+    the core takes, at a fluence of 1 photon/m^2, and `more` that adds to the same images; fluences
+    [images] photons/m^2; notes: lines for the log.
     """
 
     dxtbx_experiment: Any
@@ -65,6 +82,12 @@ class Plan:
     phistep_deg: float | None
     fluences: tuple[float, ...]
     notes: tuple[str, ...]
+    more: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All whose photons add up."""
+        return Part(self.experiment, self.structure_factors), *self.more
 
     @property
     def n_images(self) -> int:
@@ -88,10 +111,16 @@ class Plan:
         return replace(self.experiment, beam=beam)
 
 
-def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) -> Plan:
+def plan(
+    params: Any,
+    dxtbx_experiment: Any,
+    mask: Sequence[Any] | None = None,
+    like: Plan | None = None,
+) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
-    mask: a bool array [slow, fast] a panel, True where good, or None.
+    mask: a bool array [slow, fast] a panel, True where good, or None; like: a plan of the same
+    detector, mask and amplitudes, whose panels and amplitudes this one takes.
     """
     checks.check_experiment(dxtbx_experiment)
     for scope, name in (
@@ -104,30 +133,30 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     device = torch_device(params.compute.device)
     fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment)
     beam = beam_of(params, dxtbx_experiment.beam, device)
-    masks = [None] * len(dxtbx_experiment.detector) if mask is None else list(mask)
-    panels = models.panels(
-        dxtbx_experiment.detector,
-        sampling_phil.with_roi(masks, params.sampling.roi, dxtbx_experiment.detector),
-        device,
-    )
-    if params.sampling.curved_detector:
-        panels = sampling_phil.curved(panels, beam)
+    if like is None:
+        panels = panels_of(params, dxtbx_experiment.detector, mask, beam)
+    else:
+        panels = like.experiment.panels
     crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
     beam = beam_sources.with_sources(beam, params.beam)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     experiment = Experiment(panels, beam, goniometer, crystal)
-    amplitudes, summary = miller.structure_factors_from_params(
-        params.structure_factors,
-        dxtbx_experiment.crystal.get_space_group().info(),
-        dxtbx_experiment.crystal.get_unit_cell(),
-        1 / sampling.q_max(panels, beam),
-    )
+    if like is None:
+        amplitudes, summary = miller.structure_factors_from_params(
+            params.structure_factors,
+            dxtbx_experiment.crystal.get_space_group().info(),
+            dxtbx_experiment.crystal.get_unit_cell(),
+            1 / sampling.q_max(panels, beam),
+        )
+        amplitudes = amplitudes.to(device=device)
+    else:
+        amplitudes, summary = like.structure_factors, ""
     phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(
         dxtbx_experiment,
         experiment,
-        amplitudes.to(device=device),
+        amplitudes,
         options,
         phisteps,
         params.sampling.phi_sampling,
@@ -143,6 +172,16 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     sampling_phil.check_size(options, phisteps, experiment)
     _check_carryover(result)
     return result
+
+
+def panels_of(
+    params: Any, detector: Any, mask: Sequence[Any] | None, beam: Beam
+) -> tuple[Panel, ...]:
+    """The core's panels; mask as `plan` has it."""
+    masks = [None] * len(detector) if mask is None else list(mask)
+    masks = sampling_phil.with_roi(masks, params.sampling.roi, detector)
+    panels = models.panels(detector, masks, beam.direction.device)
+    return sampling_phil.curved(panels, beam) if params.sampling.curved_detector else panels
 
 
 def beam_of(params: Any, dxtbx_beam: Any, device: Any) -> Beam:

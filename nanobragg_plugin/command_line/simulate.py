@@ -1,7 +1,8 @@
 """Simulate the diffraction images of an experiment list.
 
-Every sweep or still of the list becomes an NXmx file that DIALS reads like a beamline's, with
-an experiment list that points at the images, and a record of how they were made.
+Every sweep or still of the list, of one crystal or several, becomes an NXmx file that DIALS reads
+like a beamline's, with an experiment list that points at the images, and a record of how they were
+made.
 
 Examples::
 
@@ -11,6 +12,8 @@ Examples::
     beam.beamsize_mm=0.05 crystal.size_mm=0.05,0.05,0.05 crystal.mosaic.spread_deg=0.1
 
   nanobragg.simulate preset=pilatus_6m F.mtz geometry.crystal.unit_cell=79,79,38,90,90,90
+
+  nanobragg.simulate preset=jungfrau_4m F.mtz stills.count=100
 
   nanobragg.simulate preset=help
 """
@@ -28,10 +31,10 @@ from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import (
     arguments,
+    data_sets,
     experiments,
     messages,
     outputs,
@@ -60,7 +63,7 @@ def _run(args: list[str]) -> None:
         for name, text in phil_files.presets().items():
             print(f"  {name:14} {text.splitlines()[0].lstrip('# ')}")
         return
-    files = outputs.Outputs.of(params.output, max(1, len(listed)))
+    files = outputs.Outputs.of(params.output, data_sets.number_of_files(params, listed))
     inputs = arguments.inputs_of(params, listed)
     files.check(params.output, inputs)
     log.config(verbosity=options.verbose, logfile=params.output.log)
@@ -74,29 +77,18 @@ def _run(args: list[str]) -> None:
 
 def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
-    if len(listed):
-        sources = load.sweeps(listed)
-        geometry_phil.override(sources, params.geometry)
-    else:
-        sources = [geometry_phil.experiment_from_phil(params.geometry)]
-    detector_phil.set_panels(sources, params.detector)
-    plans, detections = [], []
-    for number, source in enumerate(sources):
-        lookup = load.lookup(source)
-        chosen = load.select_images(source, params.sampling.image_range)
-        plans.append(adapt.plan(params, chosen, lookup.mask))
-        detections.append(sweep.Detection.of(params, number, lookup, chosen))
-        which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
-        logger.info("\n".join([*which, *plans[-1].notes]))
+    sets = data_sets.data_sets(params, listed)
     text = phil_scope.format(params).as_str()
     seeds = {"noise": params.noise.seed, "mosaic": adapt.mosaic_seed(params.crystal.mosaic)}
+    if params.stills.count is not None:
+        seeds["stills"] = params.stills.seed
     record = provenance.provenance(text, inputs, seeds)
-    first = simulate_sweeps(plans, detections, files, record, params.output.compression)
+    first = write_images(sets, files, record, params.output.compression)
     written = []
-    for source, plan, path in zip(sources, plans, files.images):
-        written += experiments.output_experiments(source, plan.dxtbx_experiment, path)
+    for data_set, path in zip(sets, files.images):
+        written += experiments.output_experiments(data_set, path)
     if files.preview:
-        model = plans[0].dxtbx_experiment
+        model = sets[0].images.models
         preview.write_preview(files.preview, first, model.detector, model.beam)
         logger.info("Wrote a picture of the first image to %s", files.preview)
     provenance.write_json(files.provenance, record)
@@ -104,16 +96,16 @@ def simulate(params, listed, files, inputs) -> None:
     logger.info("Wrote the experiment list to %s", files.experiments)
 
 
-def simulate_sweeps(plans, detections, files, record, compression) -> list:
-    """Write the images of all sweeps; the pixel values of the very first."""
-    firsts, total = [], sum(plan.n_images for plan in plans)
+def write_images(sets, files, record, compression) -> list:
+    """Write the images of all files; the pixel values of the very first."""
+    firsts, total = [], sum(data_set.images.n_images for data_set in sets)
     bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     with files.staged() as paths, bar:
-        for plan, path, detection in zip(plans, paths, detections):
-            first = sweep.run_sweep(plan, path, detection, record, compression, bar.update)
+        for data_set, path in zip(sets, paths):
+            first = sweep.run_sweep(data_set, path, record, compression, bar.update)
             firsts = firsts or first
-    for plan, path in zip(plans, files.images):
-        logger.info("Wrote %d images to %s", plan.n_images, path)
+    for data_set, path in zip(sets, files.images):
+        logger.info("Wrote %d images to %s", data_set.images.n_images, path)
     return firsts
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from dxtbx import flumpy
 from dxtbx.format.FormatNXmx import FormatNXmx
 
+from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import find_group, read_group
 
 
@@ -34,6 +35,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
         super()._start()
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             self._models, self._provenance = read_group(handle, self._image_file)
+            self._crystals, self._of_images = read_crystals(handle), ImageModels.of(handle)
             self._num_images = handle["/entry/data/data"].shape[0]
             if self._static_mask is None:
                 self._static_mask = _cut_mask(handle["/entry/instrument/detector"])
@@ -45,11 +47,22 @@ class FormatNXmxNanoBragg(FormatNXmx):
 
     def _beam(self, index=None):
         # the stock _start asks for a beam before ours is read
-        return super()._beam(index) if self._models is None else self._models.beam
+        if self._models is None:
+            return super()._beam(index)
+        if self._of_images is None:
+            return self._models.beam
+        return self._of_images.beam(self._models.beam, index or 0)
 
-    def get_crystal(self):
-        """The crystal that was simulated, or None."""
-        return self._models.crystal
+    def get_crystal(self, index=None):
+        """The crystal that was simulated, the first of several, or None; of stills, which have a
+        crystal each, that of image index, from 0."""
+        if self._of_images is None:
+            return self._models.crystal
+        return self._of_images.crystal(self._models.crystal, index or 0)
+
+    def get_crystals(self, index=None):
+        """All crystals that were simulated in an image."""
+        return self._crystals or [self.get_crystal(index)]
 
     def get_models(self):
         """All that was simulated: an Experiment without images."""

@@ -16,6 +16,7 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
+from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
 from nanobragg_plugin.format.nxmx_tree import (
     FrameLayout,
     write_mask,
@@ -40,6 +41,8 @@ class NXmxWriter:
     provenance: anything JSON holds; the caller says here how the images were made.
     mask: for each panel an array of bool ``[slow, fast]``, True where the pixel is good.
     expected: the pixels are expected photons, not counts; needs float32.
+    crystals: all that are in the images, if not the experiment's alone.
+    of_images: experiments, one an image, whose beams and crystals are that image's.
 
     Raises Sorry for what cannot be written, before anything is. A single panel behind the sample,
     facing back along the beam, is mirrored in z by stock readers (they take it for a mistake);
@@ -57,6 +60,8 @@ class NXmxWriter:
         provenance: dict | None = None,
         mask=None,
         expected: bool = False,
+        crystals=(),
+        of_images=None,
     ):
         self._file = None
         self._path = Path(path)
@@ -75,6 +80,10 @@ class NXmxWriter:
             write_tree(self._file, experiment, self._n_images, rotation)
             content = "expected photons" if expected else "counts"
             write_own_group(self._file, experiment, rotation, content, provenance)
+            if len(crystals) > 1:
+                write_crystals(self._file, crystals)
+            if of_images is not None:
+                write_image_models(self._file, of_images, self._n_images)
             chunking = _chunking(compression)
             write_mask(self._file, experiment.detector, self._layout, mask, chunking)
             self._data = self._create_data(chunking)

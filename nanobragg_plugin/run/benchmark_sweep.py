@@ -14,7 +14,8 @@ from dxtbx.model import ScanFactory
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.models import on_device
 from nanobragg_plugin.run import benchmark_cases as cases
-from nanobragg_plugin.run.sweep import Detection, run_sweep
+from nanobragg_plugin.run.images import Detection, Images
+from nanobragg_plugin.run.sweep import run_sweep
 
 #: Degrees and seconds of an image.
 WIDTH, EXPOSURE = 0.1, 0.1
@@ -57,9 +58,8 @@ def run(
         path = Path(place) / "sweep.nxs"
         start = time.perf_counter()
         run_sweep(
-            plan,
+            Images([plan], Detection(background=BACKGROUND)),
             path,
-            Detection(background=BACKGROUND),
             {"program": "nanobragg.benchmark"},
             progress=lambda: moments.append(time.perf_counter()),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +13,44 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.load import LOOKUPS
+from nanobragg_plugin.run.data_sets import DataSet
 from nanobragg_plugin.run.provenance import write_text
 
 
-def output_experiments(source: Experiment, simulated: Experiment, path: Path) -> list[Experiment]:
-    """The simulated models with the images in `path`, and the identifier and the image set's mask,
-    gain and pedestal of the experiment they came from.
+def output_experiments(data_set: DataSet, path: Path) -> list[Experiment]:
+    """The simulated models with the images in `path`, and the identifiers and the image sets' mask,
+    gain and pedestal of the experiments they came from.
 
-    A sweep is one experiment. Images that do not turn are stills to dxtbx, each an experiment of
-    its own; of several the identifiers get the image's number.
+    A crystal in a sweep is one experiment. Images that do not turn are stills to dxtbx, each an
+    experiment of its own; of several the identifiers get the image's number.
     """
     imagesets = [e.imageset for e in ExperimentListFactory.from_filenames([str(path)])]
-    scan, identifier = simulated.scan, source.identifier
-    if checks.is_rotation(scan) or len(imagesets) == 1:
-        return [_experiment(source, simulated, imagesets[0], scan, identifier)]
+    if data_set.stills is not None:
+        source, models = data_set.sources[0], map(data_set.stills.models, range(len(imagesets)))
+        return [_experiment(source, m, i, None, m.identifier) for m, i in zip(models, imagesets)]
     result = []
-    for index, imageset in enumerate(imagesets):
-        number = scan.get_image_range()[0] + index
-        own = f"{identifier}_{number}" if identifier else ""
-        result.append(_experiment(source, simulated, imageset, scan[index : index + 1], own))
+    for source, plan in zip(data_set.sources, data_set.images.plans):
+        simulated, identifier = (
+            _shared(plan.dxtbx_experiment, data_set.images.models),
+            source.identifier,
+        )
+        scan = simulated.scan
+        if checks.is_rotation(scan) or len(imagesets) == 1:
+            result.append(_experiment(source, simulated, imagesets[0], scan, identifier))
+            continue
+        for index, imageset in enumerate(imagesets):
+            number = scan.get_image_range()[0] + index
+            own = f"{identifier}_{number}" if identifier else ""
+            shot = scan[index : index + 1]
+            result.append(_experiment(source, simulated, imageset, shot, own))
+    return result
+
+
+def _shared(simulated: Experiment, first: Experiment) -> Experiment:
+    """The models of a crystal, what all crystals of the images share those of the first."""
+    result = copy.copy(simulated)
+    for name in ("beam", "detector", "goniometer", "scan"):
+        setattr(result, name, getattr(first, name))
     return result
 
 

@@ -1,0 +1,158 @@
+"""Serial data: stills whose crystal and beam differ from one to the next."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from cctbx import uctbx
+from dxtbx.model import Beam, Crystal, Experiment
+from libtbx.utils import Sorry
+from scipy.spatial.transform import Rotation
+
+from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.noise import generator
+
+#: Standard deviations to which what must stay positive or small is cut.
+CUT = 4.0
+
+
+@dataclass(frozen=True)
+class Stills:
+    """All that differs from still to still; params: the PHIL scope `stills`, extracted; base:
+    dxtbx's experiment, whose scan and goniometer are not used."""
+
+    params: Any
+    base: Experiment
+
+    @property
+    def count(self) -> int:
+        return self.params.count
+
+    def models(self, index: int) -> Experiment:
+        """dxtbx's models of still `index`, from 0, which depend on (seed, index) alone."""
+        return Experiment(
+            detector=self.base.detector,
+            beam=self._beam(index),
+            crystal=self._crystal(index),
+            identifier=f"{self.base.identifier}_{index + 1}" if self.base.identifier else "",
+        )
+
+    def fluence_scale(self, index: int) -> float:
+        """Factor on the fluence, 1 on average."""
+        return self._log_normal(index, "fluence", self.params.fluence_sigma_percent)
+
+    def widest(self) -> Experiment:
+        """The models with a beam that sees further than any still's."""
+        params, experiment = self.params, copy.copy(self.models(0))
+        experiment.beam = copy.deepcopy(self.base.beam)
+        if checks.scan_points(experiment.beam):
+            experiment.beam.reset_scan_points()
+        # of the sine of theta at the corners, which is some 0.25 or more where amplitudes end
+        further = (1 - CUT * params.wavelength_sigma_percent / 100) / (
+            1 + 2 * CUT * params.direction_sigma_mrad * 1e-3
+        )
+        experiment.beam.set_wavelength(experiment.beam.get_wavelength() * further)
+        return experiment
+
+    def params_of(self, params: Any, index: int) -> Any:
+        """All parameters, extracted, with the domains of a still."""
+        scale = self._log_normal(index, "domain", self.params.domain_sigma_percent)
+        if scale == 1:
+            return params
+        params = copy.copy(params)
+        params.crystal = crystal = copy.copy(params.crystal)
+        crystal.Ncells_abc = [max(1.0, scale * n) for n in crystal.Ncells_abc]
+        if crystal.domain_size_ang is not None:
+            crystal.domain_size_ang *= scale
+        return params
+
+    def _log_normal(self, index: int, what: str, percent: float) -> float:
+        """A factor of mean 1 and that relative standard deviation."""
+        if percent == 0:
+            return 1.0
+        variance = math.log1p((percent / 100) ** 2)
+        return math.exp(math.sqrt(variance) * self._normal(index, what, 1)[0] - variance / 2)
+
+    def _normal(self, index: int, what: str, number: int, cut: float = math.inf) -> np.ndarray:
+        """Deviates of their own of a still, for each thing that differs."""
+        random = generator(self.params.seed, index + 1, f"still {what}")
+        return torch.randn(number, generator=random, dtype=torch.float64).clamp(-cut, cut).numpy()
+
+    def _beam(self, index: int) -> Beam:
+        params, beam = self.params, copy.deepcopy(self.base.beam)
+        if checks.scan_points(beam):
+            beam.reset_scan_points()
+        if params.wavelength_sigma_percent:
+            shift = self._normal(index, "wavelength", 1, CUT)[0] * params.wavelength_sigma_percent
+            beam.set_wavelength(beam.get_wavelength() * (1 + shift / 100))
+        if params.direction_sigma_mrad:
+            along = np.array(beam.get_sample_to_source_direction())
+            normal = np.array(beam.get_polarization_normal())
+            across = np.cross(normal, along)
+            across /= np.linalg.norm(across)
+            other = np.cross(along, across)
+            angles = self._normal(index, "direction", 2, CUT) * params.direction_sigma_mrad * 1e-3
+            turn = Rotation.from_rotvec(angles[0] * across + angles[1] * other)
+            beam.set_direction(tuple(turn.apply(along)))
+            beam.set_polarization_normal(tuple(turn.apply(normal)))
+        return beam
+
+    def _crystal(self, index: int) -> Crystal:
+        model = self.base.crystal
+        space_group = model.get_space_group()
+        orientation = np.array(model.get_U()).reshape(3, 3)
+        if self.params.orientations == "random":
+            quaternion = self._normal(index, "orientation", 4)
+            orientation = Rotation.from_quat(quaternion).as_matrix() @ orientation
+        cell = self._cell(index)
+        basis = np.array(cell.orthogonalization_matrix()).reshape(3, 3)
+        vectors = (orientation @ basis).T  # a, b, c: A = U B has their reciprocals for columns
+        return Crystal(*(tuple(map(float, row)) for row in vectors), space_group=space_group)
+
+    def _cell(self, index: int) -> uctbx.unit_cell:
+        cell, percent = self.base.crystal.get_unit_cell(), self.params.cell_sigma_percent
+        if percent == 0:
+            return cell
+        factors = 1 + self._normal(index, "cell", 6, CUT) * percent / 100
+        values = np.array(cell.parameters()) * factors
+        try:
+            space_group = self.base.crystal.get_space_group()
+            return space_group.average_unit_cell(uctbx.unit_cell(tuple(values)))
+        except (RuntimeError, ValueError) as error:
+            raise Sorry(
+                f"stills.cell_sigma_percent={percent:g} makes a cell that cannot be, "
+                f"{', '.join(f'{value:.4g}' for value in values)}: give less"
+            ) from error
+
+
+def stills_of(params: Any, experiments: list[Experiment]) -> Stills | None:
+    """The stills that are asked for; None where they are not."""
+    if params.stills.count is None:
+        defaults = {"seed": 0, "orientations": "random"}
+        given = [
+            name
+            for name, value in vars(params.stills).items()
+            if not name.startswith("__") and name != "count" and value != defaults.get(name, 0.0)
+        ]
+        if given:
+            raise Sorry(f"stills.{given[0]} does nothing without stills.count: give it too")
+        return None
+    if len(experiments) > 1:
+        raise Sorry(
+            f"stills.count={params.stills.count} makes stills of one crystal model, the list has "
+            f"{len(experiments)} experiments: choose one, for example with dials.split_experiments"
+        )
+    if params.sampling.image_range is not None:
+        raise Sorry("sampling.image_range chooses images of a scan: leave it out with stills.count")
+    checks.check_experiment(experiments[0])
+    if checks.scan_points(experiments[0].crystal):
+        raise Sorry(
+            "stills.count needs a static crystal, this one varies over the scan: give another, or "
+            "geometry.crystal.unit_cell and misset_deg"
+        )
+    return Stills(params.stills, experiments[0])

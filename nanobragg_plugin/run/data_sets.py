@@ -1,0 +1,135 @@
+"""From parameters and an experiment list to the images of every file of a run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters import detector_phil, geometry_phil, lattices, load, stills
+from nanobragg_plugin.adapters import params as adapt
+from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.run.images import Detection, Images, Stills
+
+logger = logging.getLogger("dials.nanobragg_plugin.run.data_sets")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What one file will hold. sources: the experiments of the list that it is of, one a crystal,
+    whole; stills: the models of its images, where each has its own."""
+
+    images: Images
+    sources: tuple[Any, ...]
+    stills: stills.Stills | None = None
+
+
+def number_of_files(params: Any, listed: Sequence[Any]) -> int:
+    """How many files of images there will be."""
+    return len(lattices.groups(listed, params.crystal.lattices)) if len(listed) else 1
+
+
+def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
+    """All of them, planned; params: extracted; listed: the experiment list, which may be empty."""
+    if len(listed):
+        sources = load.sweeps(listed)
+        geometry_phil.override(sources, params.geometry)
+        groups = lattices.groups(listed, params.crystal.lattices)
+    else:
+        sources = [geometry_phil.experiment_from_phil(params.geometry)]
+        groups = [[0]]
+    detector_phil.set_panels(sources, params.detector)
+    _check_scales(params.crystal.lattice_scales, groups)
+    shots = stills.stills_of(params, sources)
+    if shots is not None:
+        return [_of_stills(params, shots)]
+    result = []
+    for number, group in enumerate(groups):
+        made = _of_crystals(params, number, [sources[i] for i in group])
+        which = [f"Sweep {number + 1} of {len(groups)}:"] if len(groups) > 1 else []
+        notes = [note for plan in made.images.plans for note in plan.notes]
+        logger.info("\n".join([*which, *dict.fromkeys(notes)]))
+        result.append(made)
+    return result
+
+
+def _of_crystals(params: Any, number: int, sources: list[Any]) -> DataSet:
+    """Images of one crystal or several; number: of the file, from 0."""
+    lookup = load.lookup(sources[0])
+    plans: list[Plan] = []
+    for lattice, source in enumerate(sources):
+        chosen = load.select_images(source, params.sampling.image_range)
+        like = plans[0] if plans and _same_amplitudes(params, sources[0], source) else None
+        plan = adapt.plan(_of_lattice(params, lattice), chosen, lookup.mask, like)
+        plans.append(_scaled(plan, params.crystal.lattice_scales, lattice))
+    detection = Detection.of(params, number, lookup, plans[0].dxtbx_experiment)
+    return DataSet(Images(plans, detection), tuple(sources))
+
+
+def _same_amplitudes(params: Any, first: Any, other: Any) -> bool:
+    """Whether amplitudes that were read for one crystal are another's: where they are neither
+    calculated for its cell nor expanded by another symmetry."""
+    return (
+        first.crystal.get_space_group() == other.crystal.get_space_group()
+        and first.crystal.get_unit_cell().is_similar_to(other.crystal.get_unit_cell(), 1e-6, 1e-4)
+    )
+
+
+def _of_lattice(params: Any, lattice: int) -> Any:
+    """The parameters, with domains of its own for each further lattice of an image."""
+    if lattice == 0:
+        return params
+    params = copy.copy(params)
+    params.crystal = copy.copy(params.crystal)
+    params.crystal.mosaic = mosaic = copy.copy(params.crystal.mosaic)
+    words = f"nanobragg lattice {adapt.mosaic_seed(mosaic)} {lattice}"
+    mosaic.seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") >> 2
+    return params
+
+
+def _scaled(plan: Plan, scales: list[float] | None, lattice: int) -> Plan:
+    if scales is None:
+        return plan
+
+    def scaled(experiment: Any) -> Any:
+        crystal = experiment.crystal
+        spot_scale = crystal.spot_scale * scales[lattice]
+        return dataclasses.replace(
+            experiment, crystal=dataclasses.replace(crystal, spot_scale=spot_scale)
+        )
+
+    more = [dataclasses.replace(p, experiment=scaled(p.experiment)) for p in plan.more]
+    return dataclasses.replace(plan, experiment=scaled(plan.experiment), more=tuple(more))
+
+
+def _check_scales(scales: list[float] | None, groups: list[list[int]]) -> None:
+    most = max(map(len, groups))
+    if scales is not None and (most == 1 or any(len(group) != len(scales) for group in groups)):
+        raise Sorry(
+            f"crystal.lattice_scales gives {len(scales)} factors, but there are {most} crystals "
+            "in the same images"
+            + (": crystal.spot_scale is the one of a single crystal" if most == 1 else "")
+        )
+
+
+def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
+    """A file of stills that differ."""
+    lookup = load.lookup(shots.base)
+    like = adapt.plan(params, shots.widest(), lookup.mask)
+
+    def make(index: int) -> Plan:
+        plan = adapt.plan(shots.params_of(params, index), shots.models(index), lookup.mask, like)
+        fluence = plan.fluences[0] * shots.fluence_scale(index)
+        return dataclasses.replace(plan, fluences=(fluence,))
+
+    first = make(0)
+    detection = Detection.of(params, 0, lookup, first.dxtbx_experiment)
+    summary = [f"{shots.count} stills; of the first:", *first.notes, like.notes[2]]
+    logger.info("\n".join(note for note in summary if note))
+    return DataSet(Stills(shots.count, make, first, detection), (shots.base,), shots)
