@@ -79,7 +79,7 @@ class Simulator:
         experiment's."""
         panels = range(len(self.experiment.panels))
         kernel = self.ready(exposure, fluence)
-        return [_panel_image(kernel, panel, progress) for panel in panels]
+        return [panel_image(kernel, panel, progress) for panel in panels]
 
     @torch.no_grad()
     def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
@@ -162,7 +162,7 @@ def simulate_panel(
     options: SimulationOptions,
 ) -> Tensor:
     """Expected Bragg photons [slow, fast] of one panel of one image."""
-    return _panel_image(Simulator(experiment, structure_factors, options).ready(exposure), panel)
+    return panel_image(Simulator(experiment, structure_factors, options).ready(exposure), panel)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def choose(kernel: dense.Kernel, images: int, slopes: tuple[bool, bool] | None =
     return Choice(name, wanted and kernel.compile(name == "sparse", slopes), steps, kept)
 
 
-def _panel_image(
+def panel_image(
     kernel: dense.Kernel, panel: int, progress: Callable[[int], None] | None = None
 ) -> Tensor:
     model = kernel.experiment.panels[panel]

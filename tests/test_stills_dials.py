@@ -49,7 +49,11 @@ def dials(command: str, *arguments: str, folder: Path) -> str:
         env["PYTHONPATH"] = os.pathsep.join([str(stand_in), env.get("PYTHONPATH", "")])
     code = f"import sys; from dials.command_line.{command} import run; run(sys.argv[1:])"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, env=env
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=env,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -41,6 +41,7 @@ from nanobragg_plugin.run import (
     preview,
     provenance,
     sweep,
+    truth,
 )
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.simulate")
@@ -83,10 +84,13 @@ def simulate(params, listed, files, inputs) -> None:
     if params.stills.count is not None:
         seeds["stills"] = params.stills.seed
     record = provenance.provenance(text, inputs, seeds)
-    first = write_images(sets, files, record, params.output.compression)
+    truths = [truth.Truth(one.images) for one in sets] if files.truth else [None] * len(sets)
+    first = write_images(sets, truths, files, record, params.output.compression)
     written = []
     for data_set, path in zip(sets, files.images):
         written += experiments.output_experiments(data_set, path)
+    if files.truth:
+        truth.write(files.truth, truths, [experiment.identifier for experiment in written])
     if files.preview:
         model = sets[0].images.models
         preview.write_preview(files.preview, first, model.detector, model.beam)
@@ -96,13 +100,13 @@ def simulate(params, listed, files, inputs) -> None:
     logger.info("Wrote the experiment list to %s", files.experiments)
 
 
-def write_images(sets, files, record, compression) -> list:
+def write_images(sets, truths, files, record, compression) -> list:
     """Write the images of all files; the pixel values of the very first."""
     firsts, total = [], sum(data_set.images.n_images for data_set in sets)
     bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     with files.staged() as paths, bar:
-        for data_set, path in zip(sets, paths):
-            first = sweep.run_sweep(data_set, path, record, compression, bar.update)
+        for data_set, path, true in zip(sets, paths, truths):
+            first = sweep.run_sweep(data_set, path, record, compression, bar.update, true)
             firsts = firsts or first
     for data_set, path in zip(sets, files.images):
         logger.info("Wrote %d images to %s", data_set.images.n_images, path)

@@ -161,10 +161,17 @@ class Images:
             photons = plan.fluences[own] * detection.beam_area
             scattered = simulator.scattered(exposure, detection.materials)
             image = [a + photons * b for a, b in zip(image, scattered)]
-        if detection.shadow is not None:
-            past_stop = simulator.past_stop(exposure, detection.shadow)
-            image = [a * b for a, b in zip(image, past_stop)]
-        return image
+        past_stop = self.past_stop(index)
+        return image if past_stop is None else [a * b for a, b in zip(image, past_stop)]
+
+    def past_stop(self, index: int) -> list[Tensor] | None:
+        """What a beam stop lets through to each pixel, 0 to 1, [slow, fast] a panel; None: there is
+        none."""
+        if self.detection.shadow is None:
+            return None
+        (plan, *_), own = self.plans_of(index)
+        simulator = self.simulators_of(index)[0][0]
+        return simulator.past_stop(plan.exposure(own), self.detection.shadow)
 
     def values(self, index: int, expected: list[Tensor]) -> list[np.ndarray]:
         """What the detector reads: pixel values, numpy [slow, fast] a panel."""

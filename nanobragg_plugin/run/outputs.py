@@ -56,6 +56,7 @@ class Outputs:
     experiments: Path
     provenance: Path
     preview: Path | None
+    truth: tuple[Path, Path] | None = None
 
     @classmethod
     def of(cls, params: Any, n_sweeps: int) -> Outputs:
@@ -74,6 +75,7 @@ class Outputs:
             Path(params.experiments or f"{prefix}.expt"),
             Path(params.provenance or f"{prefix}.provenance.json"),
             Path(params.preview) if params.preview else None,
+            (Path(f"{prefix}.truth.refl"), Path(f"{prefix}.truth.mtz")) if params.truth else None,
         )
 
     def check(self, params: Any, inputs: Iterable[str]) -> None:
@@ -81,6 +83,7 @@ class Outputs:
         under different names, over no input. The log replaces an older one, as in DIALS."""
         files = [*self.images, self.experiments, self.provenance]
         files += [self.preview] if self.preview else []
+        files += self.truth or []
         log = [Path(params.log)] if params.log else []
         names = [path.resolve() for path in [*files, *log]]
         doubled = {str(name) for name in names if names.count(name) > 1}

@@ -11,6 +11,7 @@ import numpy as np
 
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
 from nanobragg_plugin.run.data_sets import DataSet
+from nanobragg_plugin.run.truth import Truth
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
 
@@ -21,8 +22,10 @@ def run_sweep(
     provenance: dict[str, Any],
     compression: str = "gzip",
     progress: Callable[[], None] = lambda: None,
+    truth: Truth | None = None,
 ) -> list[np.ndarray]:
-    """Simulate every image into the NXmx file `path`; the pixel values of the first one.
+    """Simulate every image into the NXmx file `path`; the pixel values of the first one. truth:
+    what counts the photons of its reflections too.
 
     The file appears only when it is whole: killed or failed, nothing is left under its name.
     """
@@ -44,6 +47,8 @@ def run_sweep(
             expected = images.expected(index)
             values = images.values(index, expected)
             writer.write(index, values)
+            if truth is not None:
+                truth.add(index)
             if first is None:
                 first = values
                 brightest = max(float(image.max()) for image in expected)
