@@ -69,7 +69,8 @@ class Truth:
 
 def _columns(found: Photons, image: int) -> list[np.ndarray]:
     columns = (found.hkl, found.panel, found.photons, found.fast, found.slow)
-    hkl, panel, *rest = (column.cpu().numpy() for column in columns)
+    scattered = found.hkl.any(1)  # what has F of 000 goes straight on
+    hkl, panel, *rest = (column[scattered].cpu().numpy() for column in columns)
     return [hkl, np.full(len(panel), image), panel, *rest]
 
 
