@@ -88,6 +88,8 @@ def files() -> None:
         f_calc.customized_copy(sigmas=f_calc.data() / 10).export_as_shelx_hklf(stream)
     Path("one.stol").write_text("0 3\n0.2 5\n0.6 2\n")
     Path("other.stol").write_text("# another\n0 3\n0.2 6\n0.6 2\n")
+    Path("radial.txt").write_text("0 1e4\n0.5 2e4\n")
+    np.save("flat.npy", np.ones((18, 24)))
     Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
@@ -339,6 +341,14 @@ ACTS = {
     "detector.bad_pixels.masked": Act("detector.bad_pixels.masked=False", base=(f"{BAD}dead=0.1",)),
     "background.level": Act("background.level=4"),
     "background.water_c": Act("background.water_c=5"),
+    "background.profile_file": Act("background.profile_file=radial.txt"),
+    "background.profile_scale": Act(
+        "background.profile_scale=2", base=("background.profile_file=radial.txt",)
+    ),
+    "background.image_file": Act("background.image_file=flat.npy"),
+    "background.image_scale": Act(
+        "background.image_scale=2", base=("background.image_file=flat.npy",)
+    ),
     **{
         f"background.{name}.{change.split('=')[0]}": Act(
             f"background.{name}.{change}", base=(*IN_BEAM, *in_beam(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from libtbx.utils import Sorry
 from torch import Tensor
 
 from nanobragg_plugin import background
-from nanobragg_plugin.adapters import background_phil, detector_phil
+from nanobragg_plugin.adapters import background_measured, background_phil, detector_phil
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan, torch_device
-from nanobragg_plugin.background import Material
+from nanobragg_plugin.background import Material, Measured
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.models import Exposure
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Simulator
 
@@ -36,7 +37,7 @@ class Detection:
     materials: what lies in the beam, of beam_area m^2; shadow: angle, radians, from the beam to
     where a beam stop hides nothing; gain, pedestal: arrays [slow, fast] a panel in place of the
     panels'; exposures: s of every image, where the response depends on them; masked: whether the
-    file's mask names the bad pixels."""
+    file's mask names the bad pixels; measured: background as it was measured."""
 
     response: Response = Response()
     background: float = 0.0
@@ -47,6 +48,7 @@ class Detection:
     pedestal: list[np.ndarray] | None = None
     exposures: list[float] | None = None
     masked: bool = True
+    measured: Measured = Measured()
 
     @classmethod
     def of(cls, params: Any, sweep: int, lookup: Lookup, experiment: Any) -> Detection:
@@ -65,6 +67,7 @@ class Detection:
             lookup.pedestal,
             detector_phil.exposures(params, experiment),
             params.detector.bad_pixels.masked,
+            background_measured.measured_of(params.background, experiment.detector, device),
         )
 
     def detector(self, panels: Any) -> Detector:
@@ -115,10 +118,23 @@ def expected_photons(
         photons = plan.fluences[index] * detection.beam_area
         scattered = simulator.scattered(exposure, detection.materials)
         expected = [image + photons * other for image, other in zip(expected, scattered)]
+    for more in _measured(simulator, exposure, detection.measured):
+        expected = [image + other for image, other in zip(expected, more)]
     if detection.shadow is not None:
         past_stop = simulator.past_stop(exposure, detection.shadow)
         expected = [image * seen for image, seen in zip(expected, past_stop)]
     return expected
+
+
+def _measured(
+    simulator: Simulator, exposure: Exposure, measured: Measured
+) -> Iterator[list[Tensor]]:
+    """Photons [slow, fast] a panel of each background that was measured."""
+    if measured.profile is not None:
+        yield simulator.measured(exposure, measured.profile)
+    if measured.images is not None:
+        panels = simulator.experiment.panels
+        yield [background.unmasked(*of) for of in zip(panels, measured.images)]
 
 
 def image_number(plan: Plan, index: int) -> int:
