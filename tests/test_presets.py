@@ -13,6 +13,7 @@ pytest.importorskip("dials")
 
 import numpy as np
 from dxtbx.format.FormatCBFMiniPilatusDLS12M import FormatCBFMiniPilatusDLS12M
+from dxtbx.format.FormatPilatusHelpers import determine_eiger_mask, determine_pilatus_mask
 from dxtbx.model import SimplePxMmStrategy
 from dxtbx.model.detector import DetectorFactory
 from libtbx.phil import parse
@@ -149,6 +150,28 @@ def test_pilatus_12m_is_dxtbx_s() -> None:
     assert panel == 12
     s0 = preset("pilatus_12m").experiment.beam.get_s0()
     assert ours[12].get_beam_centre_px(s0) == pytest.approx((1075, 50), abs=1)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_gaps_are_dxtbx_s(name: str) -> None:
+    """The rectangles that dxtbx's format classes mask, first and last pixels counted from 1."""
+    detector = preset(name).experiment.detector
+    theirs = determine_pilatus_mask if "pilatus" in name else determine_eiger_mask
+    good = np.ones(tuple(reversed(detector[0].get_image_size())), bool)
+    for first_fast, last_fast, first_slow, last_slow in theirs(detector):
+        good[first_slow - 1 : last_slow, first_fast - 1 : last_fast] = False
+    ours = detector[0].get_untrusted_rectangle_mask().as_numpy_array()
+    assert np.array_equal(ours, good) and 0.01 < 1 - good.mean() < 0.12
+
+
+def test_gaps_of_the_barrel() -> None:
+    """5 modules of 487 pixels and 4 gaps of 7 in each of 24 rows."""
+    for panel in preset("pilatus_12m").experiment.detector:
+        good = panel.get_untrusted_rectangle_mask().as_numpy_array()
+        edges = np.flatnonzero(np.diff(good[0].astype(int))) + 1
+        assert good.sum() == 5 * 487 * 195 and edges.tolist() == [
+            487, 494, 981, 988, 1475, 1482, 1969, 1976
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("distance", [None, 150])

@@ -73,6 +73,54 @@ def test_bad_pixels(here: Path, masked: bool) -> None:
             assert np.array_equal(mask[panel], ~odd[0] if masked else np.ones_like(odd[0]))
 
 
+def test_gaps(here: Path) -> None:
+    """Pixels between modules, by hand, read 0, are in the file's mask and in the models; the others
+    are as without."""
+    sim.simulate("sweep.expt", *BRIGHT)
+    whole, _ = read()
+    given = "detector.gaps.module_size=4,7", "detector.gaps.width=6,4"
+    sim.simulate("sweep.expt", *BRIGHT, *given, "output.overwrite=True")
+    expected = np.ones((18, 24), bool)
+    expected[:, 4:10] = expected[:, 14:20] = expected[7:11] = False
+    values, mask = read()
+    for panel, (one, good, before) in enumerate(zip(values, mask, whole)):
+        assert np.array_equal(good, expected)
+        assert (one[~expected] == 0).all() and (before[~expected] > 0).any()
+        model = sim.load()[0].detector[panel]
+        assert np.array_equal(model.get_untrusted_rectangle_mask().as_numpy_array(), expected)
+    same = "noise.poisson=False", "output.overwrite=True"
+    sim.simulate("sweep.expt", *BRIGHT, *same)
+    whole, _ = read()
+    sim.simulate("sweep.expt", *BRIGHT, *same, *given)
+    for one, before in zip(read()[0], whole):
+        assert np.array_equal(one, before * expected)
+
+
+def test_modules_without_gaps(here: Path) -> None:
+    """Are the whole panel: nothing is masked."""
+    given = "detector.gaps.module_size=12,9", "detector.gaps.width=0,0"
+    sim.simulate("sweep.expt", *BRIGHT, *given)
+    assert all(good.all() for good in read()[1])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    (
+        ("module_size=4,7", "detector.gaps needs detector.gaps.width"),
+        ("width=4,7", "detector.gaps needs detector.gaps.module_size"),
+        ("module_size=4,7 width=5,4", "makes the 24 pixels of panel 0 along fast"),
+        ("module_size=4,7 width=6,3", "makes the 18 pixels of panel 0 along slow"),
+        ("module_size=30,18 width=0,0", "makes the 24 pixels of panel 0 along fast"),
+        ("module_size=0,18 width=0,0", "detector.gaps.module_size"),
+        ("module_size=4 width=6,4", "detector.gaps.module_size"),
+        ("module_size=4,7 width=-1,4", "detector.gaps.width"),
+    ),
+)
+def test_gaps_that_do_not_fit(here: Path, given: str, words: str) -> None:
+    given = [f"detector.gaps.{one}" for one in given.split()]
+    assert words in sim.refused("sweep.expt", *sim.QUICK, *given)
+
+
 def test_a_point_spread_keeps_the_photons(here: Path) -> None:
     """But those near edges; spots are lower and wider."""
     exact = (*BRIGHT, "noise.poisson=False", "background.level=0")

@@ -124,7 +124,7 @@ def in_beam(name: str) -> tuple[str, ...]:
 
 PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
 POINT_SPREAD, BAD = "detector.point_spread.", "detector.bad_pixels."
-STOP = "background.beam_stop."
+STOP, GAPS = "background.beam_stop.", "detector.gaps."
 GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
@@ -333,6 +333,12 @@ ACTS = {
     "detector.point_spread.fwhm_mm": Act(
         "detector.point_spread.fwhm_mm=2",
         base=(f"{POINT_SPREAD}shape=gauss", f"{POINT_SPREAD}fwhm_mm=1"),
+    ),
+    "detector.gaps.module_size": Act(
+        "detector.gaps.module_size=4,18", base=(f"{GAPS}module_size=9,18", f"{GAPS}width=6,3")
+    ),
+    "detector.gaps.width": Act(
+        "detector.gaps.width=6,0", base=(f"{GAPS}module_size=4,18", f"{GAPS}width=1,0")
     ),
     "detector.bad_pixels.dead": Act("detector.bad_pixels.dead=0.1"),
     "detector.bad_pixels.hot": Act("detector.bad_pixels.hot=0.1"),
