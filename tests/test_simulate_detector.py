@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,57 @@ def test_gain_and_offset(here: Path) -> None:
         assert (panel.get_gain(), panel.get_pedestal()) == (1.8, 40.0)
 
 
+def gain_map(path: str = "gain.pickle", shape: tuple = (18, 24), value: float = 0.0) -> np.ndarray:
+    """Written as dials.estimate_gain does, of two panels as DIALS's masks are; [panel, slow, fast]
+    of values from 0.5 to 2, or all the same."""
+    values = np.random.default_rng(2).uniform(0.5, 2, (2, *shape))
+    values = np.full_like(values, value) if value else values
+    tiles = tuple(flex.double(np.ascontiguousarray(one)) for one in values)
+    Path(path).write_bytes(pickle.dumps(tiles))
+    return values
+
+
+def test_a_gain_of_each_pixel(here: Path) -> None:
+    """DIALS finds the map in the experiment list, and the photons as they are without."""
+    exact = (*BRIGHT, "noise.poisson=False", "output.overwrite=True")
+    sim.simulate("sweep.expt", *exact)
+    photons, _ = read()
+    gain = gain_map()
+    sim.simulate("sweep.expt", *exact, "detector.gain_file=gain.pickle")
+    values, _ = read()
+    imageset = sim.load(check_format=True)[0].imageset
+    corrected = [one.as_numpy_array() for one in imageset.get_corrected_data(0)]
+    for panel in range(2):
+        assert np.allclose(values[panel], photons[panel] * gain[panel], rtol=1e-6)
+        assert np.allclose(corrected[panel], photons[panel], rtol=1e-6)
+    assert '"gain.pickle"' in Path("simulated.provenance.json").read_text()
+    # and again, from the list that was written, which names it
+    sim.simulate("simulated.expt", *exact, "output.prefix=again")
+    assert np.array_equal(sim.pixels("again.nxs"), sim.pixels())
+
+
+def test_gains_that_are_none(here: Path) -> None:
+    gain_map()
+    gain_map("small.pickle", (9, 9))
+    gain_map("below.pickle", value=-1.0)
+    gain_map("nan.pickle", value=np.nan)
+    Path("junk.pickle").write_bytes(b"not a pickle")
+    given = "detector.gain_file="
+    for args, words in (
+        ((f"{given}nowhere.pickle",), "No such file"),
+        ((f"{given}.",), "cannot be read"),
+        ((f"{given}junk.pickle",), "is not a gain as DIALS writes it"),
+        ((f"{given}small.pickle",), "give detector.gain_file a gain made for this detector"),
+        ((f"{given}below.pickle",), "holds values that are no gain"),
+        ((f"{given}nan.pickle",), "holds values that are no gain"),
+        ((f"{given}gain.pickle", "detector.quantum_gain=2"), "does nothing beside the gain"),
+    ):
+        assert words in sim.refused("sweep.expt", *sim.QUICK, *args)
+    sim.simulate("sweep.expt", *sim.QUICK, f"{given}gain.pickle")
+    said = sim.refused("simulated.expt", *sim.QUICK, "output.prefix=b", f"{given}gain.pickle")
+    assert "names a gain for its images already" in said
+
+
 def test_overloads(here: Path) -> None:
     """Saturated pixels, and no others, lie outside the trusted range."""
     sim.simulate("sweep.expt", *BRIGHT)
@@ -74,8 +126,8 @@ def test_bad_pixels(here: Path, masked: bool) -> None:
 
 
 def test_gaps(here: Path) -> None:
-    """Pixels between modules, by hand, read 0, are in the file's mask and in the models; the others
-    are as without."""
+    """Pixels between modules, by hand, read 0, are in the file's mask and in the models; the
+    others are as without."""
     sim.simulate("sweep.expt", *BRIGHT)
     whole, _ = read()
     given = "detector.gaps.module_size=4,7", "detector.gaps.width=6,4"

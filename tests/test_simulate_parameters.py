@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
+from dials.array_family import flex
 from dxtbx.model import Beam, Crystal, Detector, Goniometer
 
 # ---- experiment lists and files to act on
@@ -90,6 +92,8 @@ def files() -> None:
     Path("other.stol").write_text("# another\n0 3\n0.2 6\n0.6 2\n")
     Path("radial.txt").write_text("0 1e4\n0.5 2e4\n")
     np.save("flat.npy", np.ones((18, 24)))
+    with open("gain.pickle", "wb") as stream:
+        pickle.dump(flex.double(flex.grid(18, 24), 3.0), stream)
     Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
@@ -320,6 +324,7 @@ ACTS = {
     "noise.zingers": Act("noise.zingers=9"),
     "noise.zinger_photons": Act("noise.zinger_photons=50", base=("noise.zingers=9",)),
     "detector.quantum_gain": Act("detector.quantum_gain=3"),
+    "detector.gain_file": Act("detector.gain_file=gain.pickle"),
     "detector.adc_offset_adu": Act("detector.adc_offset_adu=40"),
     "detector.saturation_adu": Act("detector.saturation_adu=4"),
     "detector.dead_time_ns": Act("detector.dead_time_ns=1e6", models="timed"),

@@ -85,13 +85,14 @@ def refuse_beside(lookup: Lookup, params: Any) -> None:
     ):
         if value is not None and getattr(lookup, of_file) is not None:
             raise Sorry(
-                f"detector.{name}={value:g} does nothing beside the {of_file} of each pixel, of "
-                "which the experiment list names a file: leave one of them away"
+                f"detector.{name}={value:g} does nothing beside the {of_file} of each pixel, for "
+                "which the experiment list or detector.gain_file names a file: leave one of them "
+                "away"
             )
 
 
 def set_panels(experiments: Sequence[Experiment], params: Any) -> None:
-    """Give the detectors of experiments the gain, offset, limit and gaps of the scope `detector`."""
+    """Give the detectors of experiments what the scope `detector` has of models."""
     given = params.quantum_gain, params.adc_offset_adu, params.saturation_adu
     given += params.gaps.module_size, params.gaps.width
     if all(value is None for value in given):
@@ -124,8 +125,8 @@ def gaps(params: Any, image_size: tuple[int, int], number: int) -> list[tuple[in
             way = ("fast", "slow")[axis]
             raise Sorry(
                 f"detector.gaps: no number of modules of {size} pixels with gaps of {width} makes "
-                f"the {length} pixels of panel {number} along {way}; mend detector.gaps.module_size "
-                "or .width"
+                f"the {length} pixels of panel {number} along {way}; mend "
+                "detector.gaps.module_size or .width"
             )
         for module in range(1, modules if width else 0):
             rectangle = [0, 0, *image_size]

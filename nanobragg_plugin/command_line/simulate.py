@@ -82,7 +82,7 @@ def simulate(params, listed, files, inputs) -> None:
     detector_phil.set_panels(sources, params.detector)
     plans, detections = [], []
     for number, source in enumerate(sources):
-        lookup = load.lookup(source)
+        lookup = load.lookup(source, params.detector.gain_file)
         chosen = load.select_images(source, params.sampling.image_range)
         plans.append(adapt.plan(params, chosen, lookup.mask))
         detections.append(sweep.Detection.of(params, number, lookup, chosen))
@@ -94,7 +94,8 @@ def simulate(params, listed, files, inputs) -> None:
     first = simulate_sweeps(plans, detections, files, record, params.output.compression)
     written = []
     for source, plan, path in zip(sources, plans, files.images):
-        written += experiments.output_experiments(source, plan.dxtbx_experiment, path)
+        of = source, plan.dxtbx_experiment, path, params.detector.gain_file
+        written += experiments.output_experiments(*of)
     if files.preview:
         model = plans[0].dxtbx_experiment
         preview.write_preview(files.preview, first, model.detector, model.beam)

@@ -163,13 +163,14 @@ def experiments_of(params: Any) -> Any:
 
 def inputs_of(params: Any, sources: list[Any]) -> list[str]:
     """Files whose checksums belong in the provenance: experiment lists, structure factors, sources,
-    those of the background, and masks, gains and pedestals of the image sets; each once."""
+    those of the background, a gain map, and what the image sets name; each once."""
     files = [data.filename for data in params.input.experiments]
     if params.structure_factors.file:
         files.append(params.structure_factors.file)
     background = params.background
     given = background.other.stol_file, background.profile_file, background.image_file
-    files += [name for name in (params.beam.source_file, *given) if name]
+    given += params.beam.source_file, params.detector.gain_file
+    files += [name for name in given if name]
     for source in sources:
         files += load.lookup_files(source)
     return list(dict.fromkeys(files))

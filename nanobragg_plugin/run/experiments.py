@@ -15,14 +15,18 @@ from nanobragg_plugin.adapters.load import LOOKUPS
 from nanobragg_plugin.run.provenance import write_text
 
 
-def output_experiments(source: Experiment, simulated: Experiment, path: Path) -> list[Experiment]:
+def output_experiments(
+    source: Experiment, simulated: Experiment, path: Path, gain_file: str | None = None
+) -> list[Experiment]:
     """The simulated models with the images in `path`, and the identifier and the image set's mask,
-    gain and pedestal of the experiment they came from.
+    gain and pedestal of the experiment they came from; gain_file: a gain in place of that.
 
     A sweep is one experiment. Images that do not turn are stills to dxtbx, each an experiment of
     its own; of several the identifiers get the image's number.
     """
     imagesets = [e.imageset for e in ExperimentListFactory.from_filenames([str(path)])]
+    for imageset in imagesets if gain_file else ():
+        imageset.external_lookup.gain.filename = str(Path(gain_file).resolve())
     scan, identifier = simulated.scan, source.identifier
     if checks.is_rotation(scan) or len(imagesets) == 1:
         return [_experiment(source, simulated, imagesets[0], scan, identifier)]
@@ -40,7 +44,8 @@ def _experiment(
     if source.imageset is not None:
         theirs, ours = source.imageset.external_lookup, imageset.external_lookup
         for name in LOOKUPS:
-            getattr(ours, name).filename = getattr(theirs, name).filename
+            if getattr(theirs, name).filename:
+                getattr(ours, name).filename = getattr(theirs, name).filename
     return Experiment(
         imageset=imageset,
         beam=simulated.beam,
