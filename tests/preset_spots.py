@@ -107,7 +107,7 @@ def darwin(given: SimpleNamespace, spot: SimpleNamespace) -> float:
     fraction = experiment.beam.get_polarization_fraction()
     polarization = fraction * (1 - unit[0] ** 2) + (1 - fraction) * (1 - unit[1] ** 2)
     path = panel.get_thickness() / abs(unit @ panel.get_normal())
-    captured = 1 - math.exp(-panel.get_mu() * path)
+    captured = 1 - math.exp(-panel.get_mu() * path) if path else 1.0  # no sensor: all
     # a gauss domain scatters less than one with sharp faces: the integral of exp(-2 x^2/0.63)
     shape = (math.pi * 0.63 / 2) ** 1.5
     scattered = (2.8179403262e-15 * 100 / cell) ** 2 * wavelength**3 * illuminated * shape
