@@ -158,7 +158,6 @@ def test_a_sensor_of_nothing_known(tmp_cwd) -> None:
     sim.simulate(without_mu("none.expt", thickness=0.0), *sim.QUICK, "output.prefix=bare")
     assert np.array_equal(sim.pixels("bare.nxs"), sim.pixels())
     assert "neither material nor mu" not in LOG.read_text()
-    said = sim.refused(
-        without_mu("odd.expt", material="unobtainium"), *sim.QUICK, "output.prefix=odd"
-    )
+    path = without_mu("odd.expt", material="unobtainium")
+    said = sim.refused(path, *sim.QUICK, "output.prefix=x")
     assert "the absorption of 'unobtainium', the material of panel 0, is not known" in said
