@@ -39,7 +39,7 @@ class Curve:
         a peak see all of it.
         """
         long, short = torch.maximum(first, second), torch.minimum(first, second)
-        wide = long > FINE * self.stol.diff().min()
+        wide = long > FINE * self._steps.min()
         if not bool(wide.any()):
             return self.at(x)
         long = torch.where(wide, long, 1.0)  # of the others nothing is taken
@@ -55,7 +55,7 @@ class Curve:
         number = (above - 1).clamp(0, len(self.stol) - 2)
         along = x - self.stol[number]
         low = torch.zeros_like(along)
-        inside = torch.minimum(torch.maximum(along, low), self.stol.diff()[number])
+        inside = torch.minimum(torch.maximum(along, low), self._steps[number])
         return number, inside, along - inside
 
     def _value(self, i: Tensor, t: Tensor) -> Tensor:
@@ -66,9 +66,13 @@ class Curve:
         return t * (self.a[i] + t * (self.b[i] / 2 + t * self.c[i] / 3))
 
     @cached_property
+    def _steps(self) -> Tensor:
+        return self.stol.diff()
+
+    @cached_property
     def _sums(self) -> tuple[Tensor, Tensor]:
         """The integral and the double integral from the first point to each."""
-        i, h = torch.arange(len(self.a), device=self.a.device), self.stol.diff()
+        i, h = torch.arange(len(self.a), device=self.a.device), self._steps
         zero = self.a.new_zeros(1)
         once = torch.cat([zero, self._once(i, h).cumsum(0)])
         twice = once[:-1] * h + h**2 * (self.a / 2 + h * (self.b / 6 + h * self.c / 12))
