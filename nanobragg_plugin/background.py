@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from nanobragg_plugin.constants import R_E_SQR
+from nanobragg_plugin.curve import Curve, squared
 from nanobragg_plugin.geometry import dot, lab_position, unit
 from nanobragg_plugin.models import Panel
 
@@ -29,13 +31,19 @@ class Material:
     along_mm: Tensor
     share: Tensor
 
-    def amplitude(self, stol: Tensor) -> Tensor:
-        """F at sin(theta)/lambda [...]: linear between the points, beyond the ends as there."""
-        above = torch.searchsorted(self.stol, stol.detach().contiguous())
-        above = above.clamp(1, len(self.stol) - 1)
-        low, high = self.stol[above - 1], self.stol[above]
-        along = ((stol - low) / (high - low)).clamp(0, 1)
-        return torch.lerp(self.f[above - 1], self.f[above], along)
+    @cached_property
+    def f_squared(self) -> Curve:
+        """F^2, F linear between the points, beyond the ends as there."""
+        return squared(self.stol, self.f)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Background as it was measured, the same in every image. profile: photons/sr; images: photons
+    [slow, fast] of each panel's pixels; None: there is none."""
+
+    profile: Curve | None = None
+    images: tuple[Tensor, ...] | None = None
 
 
 def molecules(thickness_mm: float, density_g_cm3: float, molecular_weight: float) -> float:
@@ -46,7 +54,11 @@ def molecules(thickness_mm: float, density_g_cm3: float, molecular_weight: float
 def flat(panel: Panel, level: float) -> Tensor:
     """Expected background photons [slow, fast]: `level` in every pixel that is simulated."""
     origin = panel.origin
-    image = torch.full(panel.shape, level, dtype=origin.dtype, device=origin.device)
+    return unmasked(panel, torch.full(panel.shape, level, dtype=origin.dtype, device=origin.device))
+
+
+def unmasked(panel: Panel, image: Tensor) -> Tensor:
+    """The image [slow, fast], 0 where it is not simulated."""
     return image if panel.mask is None else image * panel.mask.to(image)
 
 

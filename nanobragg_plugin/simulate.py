@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from nanobragg_plugin import background, carryover
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
+from nanobragg_plugin.curve import Curve
 from nanobragg_plugin.geometry import numbered_pixels, pixel_numbers
 from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
 from nanobragg_plugin.kernels.dense import Pixels
@@ -92,6 +93,17 @@ class Simulator:
             return [amorphous.scattered(self.experiment, panel, *of) for panel in panels]
 
         return self._made_once("scattered", materials, make)
+
+    @torch.no_grad()
+    def measured(self, exposure: Exposure, profile: Curve) -> list[Tensor]:
+        """Photons of a measured profile, [slow, fast] a panel; made once where the beam stays."""
+
+        def make() -> list[Tensor]:
+            of = exposure, profile, self.options
+            panels = range(len(self.experiment.panels))
+            return [amorphous.measured(self.experiment, panel, *of) for panel in panels]
+
+        return self._made_once("measured", profile, make)
 
     @torch.no_grad()
     def past_stop(self, exposure: Exposure, two_theta: float) -> list[Tensor]:

@@ -11,7 +11,7 @@ from dials.array_family import flex
 from libtbx.phil import parse
 from random_models import image_sequence
 
-from nanobragg_plugin.adapters import geometry_phil, load
+from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.simulate import simulate
 
@@ -23,15 +23,15 @@ def preset(name: str, *assignments: str) -> SimpleNamespace:
     """The parameters and the dxtbx experiment of a preset, with changes as on the command line."""
     scope = adapt.with_preset(adapt.master_scope(), name)
     params = scope.fetch(parse("\n".join(assignments))).extract()
-    return SimpleNamespace(
-        params=params, experiment=geometry_phil.experiment_from_phil(params.geometry)
-    )
+    experiment = geometry_phil.experiment_from_phil(params.geometry)
+    detector_phil.set_panels([experiment], params.detector)
+    return SimpleNamespace(params=params, experiment=experiment)
 
 
 def lonely(experiment: object, d_min: float, d_max: float, image: float) -> SimpleNamespace:
     """dials.predict's panel, xyz (pixels, images) and s1 of a reflection within d_min and d_max,
-    Angstrom, with no other in its window: nearest to `image`, and not near to the rotation axis;
-    of a still, the nearest to its reflecting position."""
+    Angstrom, with no other in its window and no gap: nearest to `image`, and not near to the
+    rotation axis; of a still, the nearest to its reflecting position."""
     still = experiment.scan is None
     if not still:  # else DIALS predicts a still
         experiment.imageset = image_sequence(experiment)
@@ -43,6 +43,7 @@ def lonely(experiment: object, d_min: float, d_max: float, image: float) -> Simp
     size = np.array(experiment.detector[0].get_image_size())  # of every panel
     keep = ((xyz[:, :2] > HALF) & (xyz[:, :2] < size - HALF - 1)).all(1)
     keep &= (np.array(table["d"]) < d_max) & (near.sum(1) == 1)
+    keep &= [whole(experiment.detector[int(i)], *at[:2]) for i, at in zip(panel, xyz)]
     if still:
         cost = np.abs(np.array(table["delpsical.rad"]))
     else:
@@ -50,6 +51,15 @@ def lonely(experiment: object, d_min: float, d_max: float, image: float) -> Simp
     choice = np.where(keep, cost, np.inf).argmin()
     assert keep[choice]
     return SimpleNamespace(panel=int(panel[choice]), xyz=xyz[choice], s1=s1[choice])
+
+
+def whole(panel: object, fast: float, slow: float) -> bool:
+    """Whether no untrusted rectangle reaches into a spot's window."""
+    around = fast - HALF - 1, slow - HALF - 1, fast + HALF + 1, slow + HALF + 1
+    return not any(
+        x0 < around[2] and around[0] < x1 and y0 < around[3] and around[1] < y1
+        for x0, y0, x1, y1 in panel.get_mask()
+    )
 
 
 def lorentz(experiment: object, s1: np.ndarray) -> np.ndarray:
@@ -97,7 +107,7 @@ def darwin(given: SimpleNamespace, spot: SimpleNamespace) -> float:
     fraction = experiment.beam.get_polarization_fraction()
     polarization = fraction * (1 - unit[0] ** 2) + (1 - fraction) * (1 - unit[1] ** 2)
     path = panel.get_thickness() / abs(unit @ panel.get_normal())
-    captured = 1 - math.exp(-panel.get_mu() * path)
+    captured = 1 - math.exp(-panel.get_mu() * path) if path else 1.0  # no sensor: all
     # a gauss domain scatters less than one with sharp faces: the integral of exp(-2 x^2/0.63)
     shape = (math.pi * 0.63 / 2) ** 1.5
     scattered = (2.8179403262e-15 * 100 / cell) ** 2 * wavelength**3 * illuminated * shape

@@ -17,6 +17,8 @@ import torch
 from sparse_models import Case, Model
 from torch import Tensor
 
+from nanobragg_plugin import curve
+from nanobragg_plugin.background import Material
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import Experiment, on_device, tensors_of
 from nanobragg_plugin.rotation import from_vector
@@ -233,3 +235,23 @@ def test_on_device():
     assert found[3].layers[1].sampling == setup.thick_sampling
     assert found[0].crystal.xtal_shape == setup.xtal_shape and found[3].precision == "double"
     assert found[0].panels[0].odet is None
+
+
+@pytest.mark.parametrize("device", ("cpu", pytest.param("cuda", marks=GPU)))
+def test_what_is_no_crystal(device):
+    """A ring narrower than a pixel, and a measured profile."""
+    model = model_of("masks, layers", "gauss", "dense", "double")
+    stol = torch.linspace(0.05, 0.0501, 21, dtype=torch.float64)
+    f = 1 + 9 * torch.sin(torch.linspace(0, 3.1, 21, dtype=torch.float64))
+    middle = torch.zeros(1, dtype=torch.float64)
+    ring = Material(stol, f, torch.ones_like(middle)[0], middle, middle + 1)
+
+    def images(model: Model, ring: Material) -> list[Tensor]:
+        experiment, exposure, amplitudes, options = model
+        simulator = Simulator(experiment, amplitudes, options)
+        profile = curve.linear(ring.stol, ring.f)
+        seen = simulator.measured(exposure, profile)
+        return [1e30 * one for one in simulator.scattered(exposure, (ring,))] + seen
+
+    found = images(moved(model, device, "never"), on_device(ring, device))
+    check_images(found, images(model, ring), device)

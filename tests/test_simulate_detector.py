@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,57 @@ def test_gain_and_offset(here: Path) -> None:
         assert (panel.get_gain(), panel.get_pedestal()) == (1.8, 40.0)
 
 
+def gain_map(path: str = "gain.pickle", shape: tuple = (18, 24), value: float = 0.0) -> np.ndarray:
+    """Written as dials.estimate_gain does, of two panels as DIALS's masks are; [panel, slow, fast]
+    of values from 0.5 to 2, or all the same."""
+    values = np.random.default_rng(2).uniform(0.5, 2, (2, *shape))
+    values = np.full_like(values, value) if value else values
+    tiles = tuple(flex.double(np.ascontiguousarray(one)) for one in values)
+    Path(path).write_bytes(pickle.dumps(tiles))
+    return values
+
+
+def test_a_gain_of_each_pixel(here: Path) -> None:
+    """DIALS finds the map in the experiment list, and the photons as they are without."""
+    exact = (*BRIGHT, "noise.poisson=False", "output.overwrite=True")
+    sim.simulate("sweep.expt", *exact)
+    photons, _ = read()
+    gain = gain_map()
+    sim.simulate("sweep.expt", *exact, "detector.gain_file=gain.pickle")
+    values, _ = read()
+    imageset = sim.load(check_format=True)[0].imageset
+    corrected = [one.as_numpy_array() for one in imageset.get_corrected_data(0)]
+    for panel in range(2):
+        assert np.allclose(values[panel], photons[panel] * gain[panel], rtol=1e-6)
+        assert np.allclose(corrected[panel], photons[panel], rtol=1e-6)
+    assert '"gain.pickle"' in Path("simulated.provenance.json").read_text()
+    # and again, from the list that was written, which names it
+    sim.simulate("simulated.expt", *exact, "output.prefix=again")
+    assert np.array_equal(sim.pixels("again.nxs"), sim.pixels())
+
+
+def test_gains_that_are_none(here: Path) -> None:
+    gain_map()
+    gain_map("small.pickle", (9, 9))
+    gain_map("below.pickle", value=-1.0)
+    gain_map("nan.pickle", value=np.nan)
+    Path("junk.pickle").write_bytes(b"not a pickle")
+    given = "detector.gain_file="
+    for args, words in (
+        ((f"{given}nowhere.pickle",), "No such file"),
+        ((f"{given}.",), "cannot be read"),
+        ((f"{given}junk.pickle",), "is not a gain as DIALS writes it"),
+        ((f"{given}small.pickle",), "give detector.gain_file a gain made for this detector"),
+        ((f"{given}below.pickle",), "holds values that are no gain"),
+        ((f"{given}nan.pickle",), "holds values that are no gain"),
+        ((f"{given}gain.pickle", "detector.quantum_gain=2"), "does nothing beside the gain"),
+    ):
+        assert words in sim.refused("sweep.expt", *sim.QUICK, *args)
+    sim.simulate("sweep.expt", *sim.QUICK, f"{given}gain.pickle")
+    said = sim.refused("simulated.expt", *sim.QUICK, "output.prefix=b", f"{given}gain.pickle")
+    assert "names a gain for its images already" in said
+
+
 def test_overloads(here: Path) -> None:
     """Saturated pixels, and no others, lie outside the trusted range."""
     sim.simulate("sweep.expt", *BRIGHT)
@@ -71,6 +123,54 @@ def test_bad_pixels(here: Path, masked: bool) -> None:
         assert 20 < odd[0].sum() < 60 and all(np.array_equal(one, odd[0]) for one in odd)
         for _, mask in images:
             assert np.array_equal(mask[panel], ~odd[0] if masked else np.ones_like(odd[0]))
+
+
+def test_gaps(here: Path) -> None:
+    """Pixels between modules, by hand, read 0, are in the file's mask and in the models; the
+    others are as without."""
+    sim.simulate("sweep.expt", *BRIGHT)
+    whole, _ = read()
+    given = "detector.gaps.module_size=4,7", "detector.gaps.width=6,4"
+    sim.simulate("sweep.expt", *BRIGHT, *given, "output.overwrite=True")
+    expected = np.ones((18, 24), bool)
+    expected[:, 4:10] = expected[:, 14:20] = expected[7:11] = False
+    values, mask = read()
+    for panel, (one, good, before) in enumerate(zip(values, mask, whole)):
+        assert np.array_equal(good, expected)
+        assert (one[~expected] == 0).all() and (before[~expected] > 0).any()
+        model = sim.load()[0].detector[panel]
+        assert np.array_equal(model.get_untrusted_rectangle_mask().as_numpy_array(), expected)
+    same = "noise.poisson=False", "output.overwrite=True"
+    sim.simulate("sweep.expt", *BRIGHT, *same)
+    whole, _ = read()
+    sim.simulate("sweep.expt", *BRIGHT, *same, *given)
+    for one, before in zip(read()[0], whole):
+        assert np.array_equal(one, before * expected)
+
+
+def test_modules_without_gaps(here: Path) -> None:
+    """Are the whole panel: nothing is masked."""
+    given = "detector.gaps.module_size=12,9", "detector.gaps.width=0,0"
+    sim.simulate("sweep.expt", *BRIGHT, *given)
+    assert all(good.all() for good in read()[1])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    (
+        ("module_size=4,7", "detector.gaps needs detector.gaps.width"),
+        ("width=4,7", "detector.gaps needs detector.gaps.module_size"),
+        ("module_size=4,7 width=5,4", "makes the 24 pixels of panel 0 along fast"),
+        ("module_size=4,7 width=6,3", "makes the 18 pixels of panel 0 along slow"),
+        ("module_size=30,18 width=0,0", "makes the 24 pixels of panel 0 along fast"),
+        ("module_size=0,18 width=0,0", "detector.gaps.module_size"),
+        ("module_size=4 width=6,4", "detector.gaps.module_size"),
+        ("module_size=4,7 width=-1,4", "detector.gaps.width"),
+    ),
+)
+def test_gaps_that_do_not_fit(here: Path, given: str, words: str) -> None:
+    given = [f"detector.gaps.{one}" for one in given.split()]
+    assert words in sim.refused("sweep.expt", *sim.QUICK, *given)
 
 
 def test_a_point_spread_keeps_the_photons(here: Path) -> None:

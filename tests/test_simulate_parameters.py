@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
+from dials.array_family import flex
 from dxtbx.model import Beam, Crystal, Detector, Goniometer
 
 from nanobragg_plugin.simulate import Simulator
@@ -91,6 +93,10 @@ def files() -> None:
         f_calc.customized_copy(sigmas=f_calc.data() / 10).export_as_shelx_hklf(stream)
     Path("one.stol").write_text("0 3\n0.2 5\n0.6 2\n")
     Path("other.stol").write_text("# another\n0 3\n0.2 6\n0.6 2\n")
+    Path("radial.txt").write_text("0 1e4\n0.5 2e4\n")
+    np.save("flat.npy", np.ones((18, 24)))
+    with open("gain.pickle", "wb") as stream:
+        pickle.dump(flex.double(flex.grid(18, 24), 3.0), stream)
     Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
@@ -125,7 +131,7 @@ def in_beam(name: str) -> tuple[str, ...]:
 
 PANEL, HIERARCHY = "geometry.detector.panel.", "geometry.detector.hierarchy."
 POINT_SPREAD, BAD = "detector.point_spread.", "detector.bad_pixels."
-STOP = "background.beam_stop."
+STOP, GAPS = "background.beam_stop.", "detector.gaps."
 GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
@@ -338,6 +344,7 @@ ACTS = {
     "noise.zingers": Act("noise.zingers=9"),
     "noise.zinger_photons": Act("noise.zinger_photons=50", base=("noise.zingers=9",)),
     "detector.quantum_gain": Act("detector.quantum_gain=3"),
+    "detector.gain_file": Act("detector.gain_file=gain.pickle"),
     "detector.adc_offset_adu": Act("detector.adc_offset_adu=40"),
     "detector.saturation_adu": Act("detector.saturation_adu=4"),
     "detector.dead_time_ns": Act("detector.dead_time_ns=1e6", models="timed"),
@@ -352,6 +359,12 @@ ACTS = {
         "detector.point_spread.fwhm_mm=2",
         base=(f"{POINT_SPREAD}shape=gauss", f"{POINT_SPREAD}fwhm_mm=1"),
     ),
+    "detector.gaps.module_size": Act(
+        "detector.gaps.module_size=4,18", base=(f"{GAPS}module_size=9,18", f"{GAPS}width=6,3")
+    ),
+    "detector.gaps.width": Act(
+        "detector.gaps.width=6,0", base=(f"{GAPS}module_size=4,18", f"{GAPS}width=1,0")
+    ),
     "detector.bad_pixels.dead": Act("detector.bad_pixels.dead=0.1"),
     "detector.bad_pixels.hot": Act("detector.bad_pixels.hot=0.1"),
     "detector.bad_pixels.hot_adu": Act("detector.bad_pixels.hot_adu=99", base=(f"{BAD}hot=0.1",)),
@@ -359,6 +372,14 @@ ACTS = {
     "detector.bad_pixels.masked": Act("detector.bad_pixels.masked=False", base=(f"{BAD}dead=0.1",)),
     "background.level": Act("background.level=4"),
     "background.water_c": Act("background.water_c=5"),
+    "background.profile_file": Act("background.profile_file=radial.txt"),
+    "background.profile_scale": Act(
+        "background.profile_scale=2", base=("background.profile_file=radial.txt",)
+    ),
+    "background.image_file": Act("background.image_file=flat.npy"),
+    "background.image_scale": Act(
+        "background.image_scale=2", base=("background.image_file=flat.npy",)
+    ),
     **{
         f"background.{name}.{change.split('=')[0]}": Act(
             f"background.{name}.{change}", base=(*IN_BEAM, *in_beam(name))

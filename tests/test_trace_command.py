@@ -298,3 +298,5 @@ def test_a_masked_pixel(tmp_cwd: Path) -> None:
     detector[0].add_mask(2, 3, 4, 5)
     path = sim.write_expt("models.expt", sim.sweep(detector=detector))
     assert "is not simulated" in refused(path, *sim.QUICK, "pixel=3,2")
+    gaps = "detector.gaps.module_size=11,18", "detector.gaps.width=2,0"
+    assert "is not simulated" in refused(path, *sim.QUICK, "pixel=3,12", *gaps)

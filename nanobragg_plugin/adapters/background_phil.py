@@ -42,7 +42,9 @@ def materials_of(params: Any, device: torch.device) -> tuple[Material, ...]:
 
 
 def _material(params: Any, path: str, table: Any, device: torch.device) -> Material:
-    stol, f = _table(params.stol_file, f"{path}.stol_file") if table is None else table
+    if table is None:
+        table = read_table(params.stol_file, f"{path}.stol_file", "F (electrons)")
+    stol, f = table
     for name in ("thickness_mm", "density_g_cm3", "molecular_weight"):
         if getattr(params, name) is None:
             raise Sorry(f"{path} needs {path}.{name}")
@@ -77,9 +79,9 @@ def beam_stop(params: Any) -> float | None:
     return math.atan2(params.radius_mm, params.distance_mm)
 
 
-def _table(name: str | None, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The columns of a file of sin(theta)/lambda and F."""
-    mend = "two columns, sin(theta)/lambda (1/Angstrom, rising) and F (electrons), not negative"
+def read_table(name: str | None, path: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of a file of sin(theta)/lambda and `what`, the parameter `path`."""
+    mend = f"two columns, sin(theta)/lambda (1/Angstrom, rising) and {what}, not negative"
     if name is None:
         raise Sorry(f"{path} is missing: give a file of {mend}")
     if not Path(name).is_file():

@@ -85,14 +85,16 @@ def refuse_beside(lookup: Lookup, params: Any) -> None:
     ):
         if value is not None and getattr(lookup, of_file) is not None:
             raise Sorry(
-                f"detector.{name}={value:g} does nothing beside the {of_file} of each pixel, of "
-                "which the experiment list names a file: leave one of them away"
+                f"detector.{name}={value:g} does nothing beside the {of_file} of each pixel, for "
+                "which the experiment list or detector.gain_file names a file: leave one of them "
+                "away"
             )
 
 
 def set_panels(experiments: Sequence[Experiment], params: Any) -> None:
-    """Give the detectors of experiments the gain, offset and limit of the scope `detector`."""
+    """Give the detectors of experiments what the scope `detector` has of models."""
     given = params.quantum_gain, params.adc_offset_adu, params.saturation_adu
+    given += params.gaps.module_size, params.gaps.width
     if all(value is None for value in given):
         return
     if params.quantum_gain is not None:
@@ -107,11 +109,40 @@ def set_panels(experiments: Sequence[Experiment], params: Any) -> None:
         experiment.detector = made[id(before)][1]
 
 
+def gaps(params: Any, image_size: tuple[int, int], number: int) -> list[tuple[int, int, int, int]]:
+    """The gaps of the scope `detector.gaps` in panel `number` of `image_size` (fast, slow):
+    first fast and slow pixel, and the fast and slow ones after the last."""
+    sizes, widths = params.module_size, params.width
+    if sizes is None and widths is None:
+        return []
+    for name, value in (("module_size", sizes), ("width", widths)):
+        if value is None:
+            raise Sorry(f"detector.gaps needs detector.gaps.{name} (pixels, fast and slow)")
+    found = []
+    for axis, (length, size, width) in enumerate(zip(image_size, sizes, widths)):
+        modules, rest = divmod(length + width, size + width)
+        if rest or modules < 1:
+            way = ("fast", "slow")[axis]
+            raise Sorry(
+                f"detector.gaps: no number of modules of {size} pixels with gaps of {width} makes "
+                f"the {length} pixels of panel {number} along {way}; mend "
+                "detector.gaps.module_size or .width"
+            )
+        for module in range(1, modules if width else 0):
+            rectangle = [0, 0, *image_size]
+            rectangle[axis + 2] = module * (size + width)
+            rectangle[axis] = rectangle[axis + 2] - width
+            found.append(tuple(rectangle))
+    return found
+
+
 def _set_panel(panel: Panel, number: int, params: Any) -> None:
     if params.quantum_gain is not None:
         panel.set_gain(params.quantum_gain)
     if params.adc_offset_adu is not None:
         panel.set_pedestal(params.adc_offset_adu)
+    for rectangle in gaps(params.gaps, panel.get_image_size(), number):
+        panel.add_mask(*rectangle)
     if params.saturation_adu is None:
         return
     if not params.saturation_adu > panel.get_pedestal() + panel.get_gain():

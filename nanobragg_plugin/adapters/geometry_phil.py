@@ -8,6 +8,7 @@ they accept and do not do (the beam's flux and transmission, the names of axes) 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.crystal_phil import crystal_from_phil
 from nanobragg_plugin.adapters.phil_values import positive
+
+logger = logging.getLogger("dials.nanobragg_plugin.adapters.geometry_phil")
 
 #: More images than any scan has: a slip of the pen, which would fill the memory.
 MAX_IMAGES = 1_000_000
@@ -74,31 +77,49 @@ def override(experiments: Sequence[Experiment], params: Any) -> None:
         if given["crystal"]:
             change(experiment, "crystal", lambda model: crystal_from_phil(params.crystal, model))
         checks.check_experiment(experiment)
-        materials = {panel.id for panel in params.detector.panel if panel.material}
-        everything = params.beam.wavelength is not None
-        for number, panel in enumerate(experiment.detector):
-            set_mu(panel, number, beam, everything or number in materials)
+        _set_absorption(experiment, params)
 
 
-def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> None:
+def _set_absorption(experiment: Experiment, params: Any) -> None:
+    """`set_mu` of all panels, with what the log is to say."""
+    materials = {panel.id for panel in params.detector.panel if panel.material}
+    everything = params.beam.wavelength is not None
+    notes = [
+        set_mu(panel, number, experiment.beam, everything or number in materials)
+        for number, panel in enumerate(experiment.detector)
+    ]
+    for note in dict.fromkeys(note for note in notes if note):
+        logger.info(note)
+    if any(panel.get_thickness() > 0 and panel.get_mu() == 0 for panel in experiment.detector):
+        logger.warning(
+            "The detector's sensor has neither material nor mu: it is simulated without one"
+        )
+
+
+def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> str | None:
     """Give a panel that has a material and a thickness, but no mu (or any mu, with `anew`), the
-    material's mu at the beam's wavelength (NIST's tables in cctbx), 1/mm."""
+    material's mu at the beam's wavelength (NIST's tables in cctbx), 1/mm; a line for the log."""
     if not (panel.get_thickness() > 0 and panel.get_material()):
-        return
+        return None
     if panel.get_mu() != 0 and not anew:
-        return
+        return None
     if hasattr(beam, "get_wavelength_range"):
-        return  # a polychromatic beam, which is refused later
+        return None  # a polychromatic beam, which is refused later
     wavelength = checks.positive(beam.get_wavelength(), "the wavelength of the beam, Angstrom,")
     try:
         table = attenuation_coefficient.get_table(panel.get_material())
-        panel.set_mu(table.mu_at_angstrom(float(wavelength)) / 10)
+        mu = table.mu_at_angstrom(float(wavelength)) / 10
+        panel.set_mu(mu)
     except (RuntimeError, LookupError, ValueError) as error:
         raise Sorry(
             f"the absorption of {panel.get_material()!r}, the material of panel {number}, is not "
             f"known at {float(wavelength):g} Angstrom ({error}): use an element or compound "
             "such as Si or CdTe, or thickness=0"
         ) from error
+    return (
+        f"Sensor: {panel.get_material()} of {panel.get_thickness():g} mm absorbs {mu:.4g}/mm at "
+        f"{float(wavelength):g} Angstrom"
+    )
 
 
 def _beam(params: Any, model: Any) -> Any:

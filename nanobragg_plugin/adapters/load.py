@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,25 @@ class Lookup:
     pedestal: list[np.ndarray] | None = None
 
 
-def lookup(experiment: Experiment) -> Lookup:
-    """The mask, gain and pedestal that an experiment list names for its image set."""
-    if experiment.imageset is None:
-        return Lookup()
+def lookup(experiment: Experiment, gain_file: str | None = None) -> Lookup:
+    """The mask, gain and pedestal that an experiment list names for its image set; gain_file: a
+    gain that it does not name."""
+    shapes = [tuple(reversed(panel.get_image_size())) for panel in experiment.detector]
+    found = Lookup() if experiment.imageset is None else _named(experiment, shapes)
+    if gain_file is None:
+        return found
+    if found.gain is not None:
+        raise Sorry(
+            f"detector.gain_file={gain_file}: the experiment list names a gain for its images "
+            "already; leave one of them away"
+        )
+    arrays = _unpickled(gain_file, "gain", "give detector.gain_file another")
+    _check(arrays, "gain", gain_file, shapes, "give detector.gain_file")
+    return replace(found, gain=arrays)
+
+
+def _named(experiment: Experiment, shapes: list[tuple[int, int]]) -> Lookup:
+    """What `lookup` finds for an image set."""
     theirs = experiment.imageset.external_lookup
     for name in ("dx", "dy"):
         if getattr(theirs, name).filename:
@@ -121,7 +136,6 @@ def lookup(experiment: Experiment) -> Lookup:
                 "The pixel offsets %s are not simulated, nor named in the output",
                 getattr(theirs, name).filename,
             )
-    shapes = [tuple(reversed(panel.get_image_size())) for panel in experiment.detector]
     return Lookup(**{name: _array_of(theirs, name, shapes) for name in LOOKUPS})
 
 
@@ -140,19 +154,26 @@ def _array_of(theirs: Any, what: str, shapes: list[tuple[int, int]]) -> list[np.
     if not entry.data.empty():
         arrays = [tile.data().as_numpy_array() for tile in entry.data]
     elif entry.filename:
-        arrays = _unpickled(entry.filename, what)
+        arrays = _unpickled(entry.filename, what, "give the experiment list another, or none")
     else:
         return None
+    _check(arrays, what, entry.filename, shapes, "give the experiment list")
+    return arrays
+
+
+def _check(
+    arrays: list[np.ndarray], what: str, name: str, shapes: list[tuple[int, int]], mend: str
+) -> None:
+    """`Sorry` unless arrays of the file `name` have these shapes and can be what they should."""
     if [array.shape for array in arrays] != shapes:
         raise Sorry(
-            f"the {what} {entry.filename} has {_sizes([array.shape for array in arrays])} pixels "
-            f"(slow x fast of each panel), the detector {_sizes(shapes)}: give the experiment "
-            f"list a {what} made for this detector"
+            f"the {what} {name} has {_sizes([array.shape for array in arrays])} pixels (slow x "
+            f"fast of each panel), the detector {_sizes(shapes)}: {mend} a {what} made for this "
+            "detector"
         )
     for array in arrays if what != "mask" else ():
         if not np.isfinite(array).all() or (what == "gain" and array.min() <= 0):
-            raise Sorry(f"the {what} {entry.filename} holds values that are no {what}; mend it")
-    return arrays
+            raise Sorry(f"the {what} {name} holds values that are no {what}; mend it")
 
 
 def _sizes(shapes: list[tuple[int, ...]]) -> str:
@@ -161,16 +182,12 @@ def _sizes(shapes: list[tuple[int, ...]]) -> str:
     )
 
 
-def _unpickled(name: str, what: str) -> list[np.ndarray]:
+def _unpickled(name: str, what: str, mend: str) -> list[np.ndarray]:
     """The arrays of a file as DIALS writes them, one a panel."""
-    mend = "give the experiment list another, or none"
     try:
         data = Path(name).read_bytes()
     except OSError as error:
-        raise Sorry(
-            f"the {what} {name} that the experiment list names cannot be read: "
-            f"{error.strerror}; {mend}"
-        ) from error
+        raise Sorry(f"the {what} {name} cannot be read: {error.strerror}; {mend}") from error
     try:
         return flex_pickle.read(data, "bool" if what == "mask" else "double")
     except flex_pickle.FAILURES as error:

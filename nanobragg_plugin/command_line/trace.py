@@ -23,7 +23,7 @@ from libtbx import Auto
 from libtbx.phil import parse
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import geometry_phil, load
+from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import arguments, messages, trace_report
 
@@ -49,6 +49,7 @@ def _run(args: list[str]) -> None:
     if params.compute.nthreads is not Auto:
         torch.set_num_threads(params.compute.nthreads)
     source = source_of(params, listed)
+    detector_phil.set_panels([source], params.detector)
     chosen = load.select_images(source, params.sampling.image_range)
     index, number = image_of(params.image, chosen.scan)
     plan = adapt.plan(params, chosen, load.lookup(source).mask)

@@ -41,7 +41,8 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     if params.preset != name:
         raise Sorry(f"preset={params.preset}: give it by its full name, preset=..., or in a file")
     if preset and len(listed):  # a preset's models would override those of the list
-        params.geometry = _geometry_of(args, plain_scope)
+        without = _without_preset(args, plain_scope)
+        params.geometry, params.detector.gaps = without.geometry, without.detector.gaps
     check_readable(unhandled)
     take_files(unhandled, params, scope, command)
     check_values(scope, params)
@@ -49,10 +50,10 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     return params, options, listed, modified.as_str().strip()
 
 
-def _geometry_of(args: list[str], scope: Any) -> Any:
-    """The geometry that arguments and PHIL files give, without a preset's."""
+def _without_preset(args: list[str], scope: Any) -> Any:
+    """What arguments and PHIL files give, without a preset's."""
     parser = ArgumentParser(phil=scope, read_experiments=True, check_format=False)
-    return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0].geometry
+    return parser.parse_args(args=args, quick_parse=True, return_unhandled=True)[0]
 
 
 def plain(args: list[str]) -> list[str]:
@@ -162,11 +163,13 @@ def experiments_of(params: Any) -> Any:
 
 def inputs_of(params: Any, sources: list[Any]) -> list[str]:
     """Files whose checksums belong in the provenance: experiment lists, structure factors, sources,
-    a background's F, and masks, gains and pedestals of the image sets; each once."""
+    those of the background, a gain map, and what the image sets name; each once."""
     files = [data.filename for data in params.input.experiments]
     if params.structure_factors.file:
         files.append(params.structure_factors.file)
-    given = params.beam.source_file, params.background.other.stol_file
+    background = params.background
+    given = background.other.stol_file, background.profile_file, background.image_file
+    given += params.beam.source_file, params.detector.gain_file
     files += [name for name in given if name]
     for source in sources:
         files += load.lookup_files(source)

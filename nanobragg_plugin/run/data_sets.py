@@ -23,10 +23,12 @@ logger = logging.getLogger("dials.nanobragg_plugin.run.data_sets")
 @dataclass(frozen=True)
 class DataSet:
     """What one file will hold. sources: the experiments of the list that it is of, one a crystal,
-    whole; stills: the models of its images, where each has its own."""
+    whole; gain_file: the gain of its pixels, where not their image set's; stills: the models of its
+    images, where each has its own."""
 
     images: Images
     sources: tuple[Any, ...]
+    gain_file: str | None = None
     stills: stills.Stills | None = None
 
 
@@ -61,7 +63,7 @@ def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
 
 def _of_crystals(params: Any, number: int, sources: list[Any]) -> DataSet:
     """Images of one crystal or several; number: of the file, from 0."""
-    lookup = load.lookup(sources[0])
+    lookup = load.lookup(sources[0], params.detector.gain_file)
     plans: list[Plan] = []
     for lattice, source in enumerate(sources):
         chosen = load.select_images(source, params.sampling.image_range)
@@ -69,7 +71,7 @@ def _of_crystals(params: Any, number: int, sources: list[Any]) -> DataSet:
         plan = adapt.plan(_of_lattice(params, lattice), chosen, lookup.mask, like)
         plans.append(_scaled(plan, params.crystal.lattice_scales, lattice))
     detection = Detection.of(params, number, lookup, plans[0].dxtbx_experiment)
-    return DataSet(Images(plans, detection), tuple(sources))
+    return DataSet(Images(plans, detection), tuple(sources), params.detector.gain_file)
 
 
 def _same_amplitudes(params: Any, first: Any, other: Any) -> bool:
@@ -120,7 +122,7 @@ def _check_scales(scales: list[float] | None, groups: list[list[int]]) -> None:
 
 def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
     """A file of stills that differ."""
-    lookup = load.lookup(shots.base)
+    lookup = load.lookup(shots.base, params.detector.gain_file)
     like = adapt.plan(params, shots.widest(), lookup.mask)
 
     def make(index: int) -> Plan:
@@ -132,4 +134,5 @@ def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
     detection = Detection.of(params, 0, lookup, first.dxtbx_experiment)
     summary = [f"{shots.count} stills; of the first:", *first.notes, like.notes[2]]
     logger.info("\n".join(note for note in summary if note))
-    return DataSet(Stills(shots.count, make, first, detection), (shots.base,), shots)
+    images = Stills(shots.count, make, first, detection)
+    return DataSet(images, (shots.base,), params.detector.gain_file, shots)

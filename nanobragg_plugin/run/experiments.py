@@ -25,6 +25,8 @@ def output_experiments(data_set: DataSet, path: Path) -> list[Experiment]:
     experiment of its own; of several the identifiers get the image's number.
     """
     imagesets = [e.imageset for e in ExperimentListFactory.from_filenames([str(path)])]
+    for imageset in imagesets if data_set.gain_file else ():
+        imageset.external_lookup.gain.filename = str(Path(data_set.gain_file).resolve())
     if data_set.stills is not None:
         source, models = data_set.sources[0], map(data_set.stills.models, range(len(imagesets)))
         return [_experiment(source, m, i, None, m.identifier) for m, i in zip(models, imagesets)]
@@ -60,7 +62,8 @@ def _experiment(
     if source.imageset is not None:
         theirs, ours = source.imageset.external_lookup, imageset.external_lookup
         for name in LOOKUPS:
-            getattr(ours, name).filename = getattr(theirs, name).filename
+            if getattr(theirs, name).filename:
+                getattr(ours, name).filename = getattr(theirs, name).filename
     return Experiment(
         imageset=imageset,
         beam=simulated.beam,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from libtbx.utils import Sorry
 from torch import Tensor
 
 from nanobragg_plugin import background
-from nanobragg_plugin.adapters import background_phil, detector_phil
+from nanobragg_plugin.adapters import background_measured, background_phil, detector_phil
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Part, Plan, torch_device
-from nanobragg_plugin.background import Material
+from nanobragg_plugin.background import Material, Measured
+from nanobragg_plugin.models import Exposure
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Choice, Simulator
 
@@ -34,7 +35,7 @@ class Detection:
     materials: what lies in the beam, of beam_area m^2; shadow: angle, radians, from the beam to
     where a beam stop hides nothing; gain, pedestal: arrays [slow, fast] a panel in place of the
     panels'; exposures: s of every image, where the response depends on them; masked: whether the
-    file's mask names the bad pixels."""
+    file's mask names the bad pixels; measured: background as it was measured."""
 
     response: Response = Response()
     background: float = 0.0
@@ -45,6 +46,7 @@ class Detection:
     pedestal: list[np.ndarray] | None = None
     exposures: list[float] | None = None
     masked: bool = True
+    measured: Measured = Measured()
 
     @classmethod
     def of(cls, params: Any, sweep: int, lookup: Lookup, experiment: Any) -> Detection:
@@ -63,6 +65,7 @@ class Detection:
             lookup.pedestal,
             detector_phil.exposures(params, experiment),
             params.detector.bad_pixels.masked,
+            background_measured.measured_of(params.background, experiment.detector, device),
         )
 
     def detector(self, panels: Any) -> Detector:
@@ -161,6 +164,8 @@ class Images:
             photons = plan.fluences[own] * detection.beam_area
             scattered = simulator.scattered(exposure, detection.materials)
             image = [a + photons * b for a, b in zip(image, scattered)]
+        for more in _measured(simulator, exposure, detection.measured):
+            image = [a + b for a, b in zip(image, more)]
         past_stop = self.past_stop(index)
         return image if past_stop is None else [a * b for a, b in zip(image, past_stop)]
 
@@ -235,6 +240,17 @@ class Stills(Images):
                 simulator.choice = self._choice
             self._last = index, (plan,), (simulators,)
         return self._last
+
+
+def _measured(
+    simulator: Simulator, exposure: Exposure, measured: Measured
+) -> Iterator[list[Tensor]]:
+    """Photons [slow, fast] a panel of each background that was measured."""
+    if measured.profile is not None:
+        yield simulator.measured(exposure, measured.profile)
+    if measured.images is not None:
+        panels = simulator.experiment.panels
+        yield [background.unmasked(*of) for of in zip(panels, measured.images)]
 
 
 def _inputs(part: Part, plan: Plan) -> tuple:
