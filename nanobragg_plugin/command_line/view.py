@@ -50,7 +50,7 @@ def _run(args: list[str]) -> None:
         drawn = view.drawn(params, series, number, tables, style)
         picture.write_picture(path, *drawn)
         style = view.kept(style, drawn)
-        print(f"Wrote {path}: {drawn[0].title}{view.counted(drawn)}")
+        print(f"Wrote {path}: {drawn[0].title}{view.counted(params, drawn)}")
     if frames:
         _animate(params, series, frames, tables)
 

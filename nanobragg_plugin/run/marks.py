@@ -9,23 +9,26 @@ import numpy as np
 
 from nanobragg_plugin.run.page import Page
 
-#: matplotlib's marker, its size in points and its colour on paper and on dark maps, of each kind.
+#: matplotlib's marker, its least size in points and its colour on paper and on dark maps, of each
+#: kind.
 KINDS = {
-    "found": ("o", 9.0, {True: "#e8590c", False: "#ffb26b"}),
-    "predicted": ("s", 11.5, {True: "#0b8a5f", False: "#63e6be"}),
+    "found": ("o", 7.5, {True: "#e8590c", False: "#ffb26b"}),
+    "predicted": ("s", 9.5, {True: "#0b8a5f", False: "#63e6be"}),
 }
+#: Size of a mark, pixels, where those are large.
+AROUND = 9.0
 
 
 @dataclass(frozen=True)
 class Spots:
     """kind: of KINDS; panel [n]; pixels [n, 2]: (fast, slow) on it; hkl [n, 3], (0, 0, 0) where it
-    is not known; labelled: whether to write them."""
+    is not known; labelled: bool [n], which to write; None: none."""
 
     kind: str
     panel: np.ndarray
     pixels: np.ndarray
     hkl: np.ndarray
-    labelled: bool = False
+    labelled: np.ndarray | None = None
 
     def shown(self, page: Page) -> Spots:
         """Those that are on the page."""
@@ -39,7 +42,11 @@ class Spots:
     def only(self, which: np.ndarray) -> Spots:
         """Those for which bool [n] is True."""
         return replace(
-            self, panel=self.panel[which], pixels=self.pixels[which], hkl=self.hkl[which]
+            self,
+            panel=self.panel[which],
+            pixels=self.pixels[which],
+            hkl=self.hkl[which],
+            labelled=None if self.labelled is None else self.labelled[which],
         )
 
 
@@ -52,34 +59,31 @@ def places(spots: Spots, page: Page) -> np.ndarray:
     return result
 
 
-def draw(axes: Any, spots: Spots, page: Page, paper: bool) -> None:
-    """A mark around each spot, and its indices beside it."""
-    marker, size, colours = KINDS[spots.kind]
+def draw(axes: Any, spots: Spots, page: Page, paper: bool, dots: float = 1.0) -> None:
+    """A mark around each spot, and its indices beside it; dots: edge of a pixel in the picture."""
+    marker, least, colours = KINDS[spots.kind]
+    size = least * max(1.0, AROUND * dots * 72 / axes.figure.dpi / KINDS["found"][1])
     where = places(spots, page)
     axes.plot(
         *where.T, marker, ms=size, mfc="none", mec=colours[paper], mew=1.0, alpha=0.9,
         scalex=False, scaley=False, label=spots.kind,
     )  # fmt: skip
-    if spots.labelled:
-        _label(axes, where, spots.hkl, colours[paper], paper)
+    if spots.labelled is not None:
+        which = spots.labelled
+        _label(axes, where[which], spots.hkl[which], colours[paper], size / 2)
 
 
-def _label(axes: Any, where: np.ndarray, hkl: np.ndarray, colour: str, paper: bool) -> None:
-    """Indices beside the marks, but for those that would cover others."""
-    from matplotlib.patheffects import withStroke
-
+def _label(axes: Any, where: np.ndarray, hkl: np.ndarray, colour: str, room: float) -> None:
+    """Indices beside the marks, `room` points from their middles, but for those that would cover
+    others."""
     renderer, taken = axes.figure.canvas.get_renderer(), []
     page = axes.get_window_extent(renderer)
-    halo = [withStroke(linewidth=2.0, foreground="white" if paper else "black", alpha=0.8)]
     for place, index in zip(where, hkl):
-        if not index.any():
-            continue
-        for offset, side in (((7, 4), "left"), ((-7, 4), "right"), ((7, -11), "left")):
-            text = axes.annotate(
-                " ".join(str(i).replace("-", "\N{MINUS SIGN}") for i in index),
-                place, offset, textcoords="offset points", ha=side, fontsize=6.5, color=colour,
-                path_effects=halo, annotation_clip=True,
-            )  # fmt: skip
+        right, above = room + 2, room - 4
+        for offset, side in (
+            ((right, above), "left"), ((-right, above), "right"), ((right, -room - 2), "left"),
+        ):  # fmt: skip
+            text = _text(axes, index, place, offset, side, colour, 6.5 if room < 8 else 8.5)
             box = text.get_window_extent(renderer)
             within = page.x0 <= box.x0 and box.x1 <= page.x1
             if within and page.y0 <= box.y0 and box.y1 <= page.y1:
@@ -87,6 +91,20 @@ def _label(axes: Any, where: np.ndarray, hkl: np.ndarray, colour: str, paper: bo
                     taken.append(box)
                     break
             text.remove()
+
+
+def _text(
+    axes: Any, index: Any, place: Any, offset: Any, side: str, colour: str, size: float
+) -> Any:
+    """One label, with a halo."""
+    from matplotlib.patheffects import withStroke
+
+    ground = "white" if sum(axes.get_facecolor()[:3]) > 1.5 else "black"  # as paper is
+    return axes.annotate(
+        " ".join(str(i).replace("-", "\N{MINUS SIGN}") for i in index),
+        place, offset, textcoords="offset points", ha=side, fontsize=size, color=colour,
+        path_effects=[withStroke(linewidth=2.0, foreground=ground, alpha=0.8)],
+    )  # fmt: skip
 
 
 def key(spots: Spots, paper: bool) -> Any:

@@ -79,6 +79,10 @@ class Page:
         left, right, top, bottom = self.part(number)
         return self.place(number, [(left, top), (right, top), (right, bottom), (left, bottom)])
 
+    def pixel_edge(self) -> float:
+        """Width of a pixel on the page, of the panel that is seen least obliquely."""
+        return max(float(np.hypot(*self.axes_of(number)[0])) for number in self.panels)
+
     def aspect(self) -> float:
         """Height of a unit of the page over its width."""
         if not self.single:

@@ -18,6 +18,8 @@ MARGINS = (66, 104, 56, 40)
 LEGEND = 26
 #: Colours of lines and of what is behind their labels, on paper and on dark maps.
 LINES = {True: ("#1c6fb5", "white"), False: ("#7fd0ff", "black")}
+#: What lies between panels.
+GROUND = {True: "#e9ecef", False: "#343a40"}
 CENTRE = {True: "#d6336c", False: "#ff8fb3"}
 
 
@@ -34,32 +36,25 @@ class Style:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of an image of width x height dots: factor pixels a dot."""
+    """Of an image of width x height dots: factor pixels a dot, or dots a pixel."""
 
     width: int
     height: int
     factor: int
+    dots: int
 
     @classmethod
     def of(cls, shown: page.Page, size: int) -> Layout:
         """Of at most `size` dots along an edge. A panel's pixels are a whole number of dots wide,
         or the other way round."""
         left, right, bottom, top = shown.limits()
-        across, up = abs(right - left), abs(top - bottom)
-        scale = size / max(across, up * shown.aspect())  # dots per unit of the page
-        if not shown.single:
-            edge = min(np.hypot(*shown.axes_of(n)[0]) for n in shown.panels)
-            edges = (shown.detector[n].get_pixel_size()[0] for n in shown.panels)
-            factor = max(1, int(1 / (scale * max(edge, min(edges)))))
-            return cls(max(1, round(across * scale)), max(1, round(up * scale)), factor)
-        factor = 1 if scale >= 1 else int(np.ceil(1 / scale - 1e-9))
-        dots = int(scale + 1e-9) if scale >= 1 else 1
-        height = up * dots * shown.aspect() / factor if shown.aspect() != 1 else 0
-        return cls(
-            int(np.ceil(across / factor)) * dots,
-            max(1, round(height)) if height else int(np.ceil(up / factor)) * dots,
-            factor,
-        )
+        across, up = abs(right - left), abs(top - bottom) * shown.aspect()
+        edge = shown.pixel_edge()
+        dots = edge * size / max(across, up)  # of a pixel
+        factor = 1 if dots >= 1 else int(np.ceil(1 / dots - 1e-9))
+        whole_dots = max(1, int(dots + 1e-9))
+        width, height = (n / edge * whole_dots / factor for n in (across, up))
+        return cls(*(max(1, int(np.ceil(n - 1e-6))) for n in (width, height)), factor, whole_dots)
 
 
 def write_picture(path: str | Path, *drawn: Any) -> None:
@@ -87,13 +82,13 @@ def figure_of(
     figure = Figure(figsize=size / DPI, dpi=DPI)
     FigureCanvasAgg(figure)
     box = np.array([left, below, layout.width, layout.height]) / np.tile(size, 2)
-    axes = figure.add_axes(box)
+    axes = figure.add_axes(box, facecolor=GROUND[scale.paper])
     _draw_pixels(axes, pixels.coloured(image, scale, layout.factor), shown, layout.factor)
     draw_rings(axes, shown, style.rings, scale.paper)
     if style.beam_centre:
         _draw_beam_centre(axes, shown, scale.paper)
     for one in spots:
-        marks.draw(axes, one, shown, scale.paper)
+        marks.draw(axes, one, shown, scale.paper, layout.dots / layout.factor)
     if style.frame:
         _draw_frame(axes, shown, image.title, size)
         _draw_colour_bar(figure, scale, box, size)

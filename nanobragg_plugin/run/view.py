@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dials.util.options import ArgumentParser
 from libtbx import Auto
 from libtbx.utils import Sorry
@@ -18,7 +19,7 @@ from nanobragg_plugin.run.outputs import check_writable
 from nanobragg_plugin.run.view_images import Series
 
 #: Dots of an image in a picture, in an animation, unless given.
-SIZE, SIZE_ANIMATED = 1100, 500
+SIZE, SIZE_ANIMATED = 1100, 600
 #: How files begin that may be replaced.
 PICTURES = (b"\x89PNG", b"GIF8")
 
@@ -114,9 +115,26 @@ def drawn(
         raise Sorry(f"there are no spots on what is shown of image {number}: {_hint(spots)}")
     image = series.image(number, params.sum_images)
     _check_sizes(image, shown)
-    labelled = sum(len(one.panel) for one in on_page) <= params.spots.max_labels
-    on_page = [replace(one, labelled=params.spots.hkl and labelled) for one in on_page]
+    if params.spots.hkl:
+        on_page = _labelled(on_page, params.spots.max_labels)
     return image, shown, style or _style_of(params, animated), tuple(on_page)
+
+
+def _labelled(spots: list[marks.Spots], most: int) -> list[marks.Spots]:
+    """With labels, unless there are too many; the predicted spot has that of the found one."""
+    predicted = {
+        tuple(map(int, hkl)) for one in spots if one.kind == "predicted" for hkl in one.hkl
+    }
+    wanted = [
+        np.array([
+            hkl.any() and (one.kind == "predicted" or tuple(map(int, hkl)) not in predicted)
+            for hkl in one.hkl
+        ], bool)
+        for one in spots
+    ]  # fmt: skip
+    if sum(map(np.sum, wanted)) > most:
+        return spots
+    return [replace(one, labelled=which) for one, which in zip(spots, wanted)]
 
 
 def _hint(spots: list[marks.Spots]) -> str:
@@ -201,10 +219,13 @@ def kept(style: picture.Style | None, drawn: tuple) -> picture.Style:
     return replace(open_style, scale=scale)
 
 
-def counted(drawn: tuple) -> str:
+def counted(params: Any, drawn: tuple) -> str:
     """How many spots there are, and whether they are labelled."""
     spots = [one for one in drawn[3] if len(one.panel)]
-    return "".join(f", {len(one.panel)} {one.kind}" for one in spots)
+    text = "".join(f", {len(one.panel)} {one.kind}" for one in spots)
+    if params.spots.hkl and all(one.labelled is None for one in spots):
+        text += "; too many to label: zoom in, or raise spots.max_labels"
+    return text
 
 
 def progress(frames: range) -> Iterable[int]:

@@ -100,24 +100,33 @@ def predicted(series: Series, number: int, count: int, margin: float) -> Spots:
     detector's corner; of a rotation those that pass the Ewald sphere within the images, or
     within a margin of so many images."""
     imageset = series.images[number - series.first][0]
-    crystals = [
-        one for _, one in series.experiments if one.crystal is not None and one.imageset == imageset
-    ]
+    theirs = [copy.copy(one) for _, one in series.experiments if one.imageset == imageset]
+    for one in theirs:
+        one.crystal = one.crystal or _crystal_of(imageset)
+    crystals = [one for one in theirs if one.crystal is not None]
     if not crystals:
         raise Sorry("spots.predict=True: there is no crystal; give an experiment list with one")
     tables = flex.reflection_table()
     for experiment in crystals:
-        experiment = copy.copy(experiment)
+        padding = 0.0
         if experiment.scan is not None and experiment.goniometer is not None:
             first, last = experiment.scan.get_image_range()
             wide = int(np.ceil(margin))
             ends = max(first, number - wide), min(last, number + count - 1 + wide)
             experiment = load.select_images(experiment, ends)
             experiment.profile = None
-        table = flex.reflection_table.from_predictions(experiment)
-        tables.extend(table)
+            padding = margin * experiment.scan.get_oscillation()[1]  # beyond the scan's ends
+        tables.extend(flex.reflection_table.from_predictions(experiment, padding=padding))
     found = _spots("predicted", tables, "xyzcal.px")
     if not hasattr(imageset, "get_array_range"):
         return found
     z = np.array(tables["xyzcal.px"]).reshape(-1, 3)[:, 2]
     return found.only((number - 1 - margin <= z) & (z < number - 1 + count + margin))
+
+
+def _crystal_of(imageset: Any) -> Any:
+    """The crystal that a file of simulated images holds, or None."""
+    kind = imageset.get_format_class()
+    if not hasattr(kind, "get_crystal"):
+        return None
+    return kind.get_instance(imageset.get_path(0)).get_crystal()
