@@ -22,7 +22,7 @@ import numpy as np
 from demo import HERE, write_structure_factors
 
 from nanobragg_plugin.command_line import simulate, view
-from nanobragg_plugin.run import picture, pixels
+from nanobragg_plugin.run import animation, picture, pixels
 
 #: A crystal with lysozyme's cell in a beam of 50 micrometres.
 SAMPLE = """
@@ -71,10 +71,6 @@ FINE = panel(80, 80, 0.02, 100, -4.04, 5.56)
 EXPECTED = "beam.flux=1e12 noise.poisson=False sampling.oversample=3"
 
 
-#: In a picture's file.
-COLOURS = 96
-
-
 @dataclass(frozen=True)
 class Row:
     """Pictures side by side that differ in a parameter: what all have, and {title: what each has},
@@ -94,7 +90,10 @@ READ = "detector.quantum_gain=1.8 detector.adc_offset_adu=40 noise.readout_noise
 ROWS = {
     "shapes": Row(
         f"{FINE} {EXPECTED} crystal.Ncells_abc=14,14,28",
-        {f"xtal_shape={name}": f"crystal.xtal_shape={name}" for name in ("square", "round", "gauss", "tophat")},
+        {
+            f"xtal_shape={name}": f"crystal.xtal_shape={name}"
+            for name in ("square", "round", "gauss", "tophat")
+        },
         pixels.Scale(vmin=0.5, vmax=1e4, colours="inferno"),
     ),
     "mosaic": Row(
@@ -137,7 +136,7 @@ SWEEP = (
     "background.water.thickness_mm=0.04"
 )
 ICE = (
-    f"{ROTATION} geometry.scan.image_range=1,1 crystal.Ncells_abc=12,12,24 beam.flux=2e12 "
+    f"{ROTATION} geometry.scan.image_range=1,1 crystal.Ncells_abc=12,12,24 beam.flux=2e13 "
     "sampling.oversample=1 background.water.thickness_mm=0.2 background.ice.thickness_mm=0.01 "
     "background.ice.fwhm_inv_ang=0.006 background.air.thickness_mm=60 background.air.centre_mm=0 "
     "background.beam_stop.radius_mm=1.2 background.beam_stop.distance_mm=30"
@@ -147,7 +146,7 @@ VIEWS = {
     "spots": "image=3 spots.predict=True spots.hkl=True panel=0 zoom=200,359,20,139 size_px=800",
     "slice": "image=1 sum_images=8 colours=magma_r percentiles=60,99.7",
 }
-ICE_VIEW = "colours=inferno percentiles=3,98"
+ICE_VIEW = "colours=inferno contrast=linear vmin=5000 vmax=28000"
 
 
 def main(folder: str | Path = HERE / "images", quick: bool = False) -> list[Path]:
@@ -173,7 +172,7 @@ def _simulated(work: Path, name: str, parameters: str) -> Path:
 def _row(work: Path, name: str, row: Row, folder: Path, quick: bool) -> Path:
     """Simulate and draw pictures side by side, all on one scale."""
     images = []
-    coarse = " sampling.oversample=1 sampling.phisteps=2" * quick
+    coarse = " sampling.oversample=1" * quick
     for parameters in row.each.values():
         path = _simulated(work, name, f"{row.common} {parameters}{coarse}")
         with h5py.File(path) as handle:
@@ -182,11 +181,11 @@ def _row(work: Path, name: str, row: Row, folder: Path, quick: bool) -> Path:
     scales = [row.otherwise.get(title, row.scale).fitted(bright) for title in row.each]
     path = folder / f"{name}.png"
     drawn = [pixels.coloured(one, scale)[0] for one, scale in zip(images, scales)]
-    _draw_row(drawn, list(row.each), path)
+    _draw_row(drawn, list(row.each), path, row.scale)
     return path
 
 
-def _draw_row(drawn: list[np.ndarray], titles: list[str], path: Path) -> None:
+def _draw_row(drawn: list[np.ndarray], titles: list[str], path: Path, scale: pixels.Scale) -> None:
     """Arrays [slow, fast, 4] side by side, each pixel a square of whole dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -205,7 +204,7 @@ def _draw_row(drawn: list[np.ndarray], titles: list[str], path: Path) -> None:
         axes.set_title(title, fontsize=9.5, pad=6)
     with io.BytesIO() as whole:
         figure.savefig(whole, format="png")
-        _write_small(whole, path)
+        _write_small(whole, path, scale)
 
 
 def _of_modules(work: Path, folder: Path, quick: bool) -> list[Path]:
@@ -217,7 +216,9 @@ def _of_modules(work: Path, folder: Path, quick: bool) -> list[Path]:
     for name, parameters in {**VIEWS, "ice": ICE_VIEW}.items():
         made = work / f"{name}.png"
         _view(ice if name == "ice" else sweep, f"{parameters} output={made}")
-        paths.append(_write_small(made, folder / made.name))
+        colours = [one[8:] for one in parameters.split() if one.startswith("colours=")]
+        scale = pixels.Scale(colours=colours[0]) if colours else pixels.Scale()
+        paths.append(_write_small(made, folder / made.name, scale))
     last = 3 if quick else 16
     paths.append(folder / "scan.gif")
     _view(
@@ -233,12 +234,12 @@ def _view(images: Path, parameters: str) -> None:
         view.run([str(images), *parameters.split()])
 
 
-def _write_small(source: Path | io.BytesIO, path: Path) -> Path:
+def _write_small(source: Path | io.BytesIO, path: Path, scale: pixels.Scale) -> Path:
     """A PNG with a palette."""
     from PIL import Image
 
     with Image.open(source) as image:
-        small = image.convert("RGB").quantize(COLOURS, dither=0)
+        small = animation.with_palette(image, animation.palette(scale))
     small.save(path, optimize=True)
     return path
 

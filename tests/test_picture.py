@@ -117,9 +117,7 @@ def test_the_page_of_several_panels_is_the_laboratory() -> None:
                 mm = (pixel[0] * 0.2, pixel[1] * 0.5)
                 lab = panel.get_lab_coord(mm)
                 np.testing.assert_allclose(shown.place(number, pixel)[0], lab[:2], atol=1e-12)
-    picture.figure_of(
-        pixels.Image([np.ones((100, 200))] * 4), shown, picture.Style()
-    ).canvas.draw()
+    picture.figure_of(pixels.Image([np.ones((100, 200))] * 4), shown, picture.Style()).canvas.draw()
 
 
 @pytest.mark.parametrize("size, dots_a_pixel", [(72, 3), (95, 3), (24, 1), (96, 4)])

@@ -28,9 +28,9 @@ def write_animation(
 
         def grab_frame(self, **kwargs: Any) -> None:
             super().grab_frame(**kwargs)
-            frame = self._frames[-1].convert("RGB")
-            self._frames[-1] = frame.quantize(palette=palette(scale), dither=0)
+            self._frames[-1] = with_palette(self._frames[-1], colours)
 
+    colours = palette(scale)
     writer, count = Writer(fps=1 / frame_s), 0
     with whole(path) as temporary:
         # the writer knows a GIF by its name
@@ -47,6 +47,21 @@ def write_animation(
         finally:
             named.unlink(missing_ok=True)
     return count
+
+
+def with_palette(image: Any, colours: Any) -> Any:
+    """An image of PIL in the nearest colours of the palette of another."""
+    from PIL import Image
+
+    pixels_rgb = np.asarray(image.convert("RGB")).astype(np.int64)
+    known, which = np.unique(pixels_rgb @ (65536, 256, 1), return_inverse=True)
+    rgb = np.stack([known >> 16, known >> 8 & 255, known & 255], axis=-1)
+    entries = np.array(colours.getpalette()).reshape(-1, 3)
+    nearest = [np.argmin(((entries - one) ** 2).sum(1)) for one in rgb]
+    numbers = np.array(nearest, np.uint8)[which].reshape(pixels_rgb.shape[:2])
+    result = Image.fromarray(numbers, mode="P")
+    result.putpalette(colours.getpalette())
+    return result
 
 
 def palette(scale: pixels.Scale) -> Any:

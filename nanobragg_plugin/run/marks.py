@@ -16,7 +16,7 @@ KINDS = {
     "predicted": ("s", 9.5, {True: "#0b8a5f", False: "#63e6be"}),
 }
 #: Size of a mark, pixels, where those are large.
-AROUND = 9.0
+AROUND = 7.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dials.util.options import ArgumentParser
 from libtbx import Auto
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.phil_values import check_values
+from nanobragg_plugin.adapters.phil_values import check_values, word
 from nanobragg_plugin.run import arguments, marks, messages, page, picture, pixels, view_spots
 from nanobragg_plugin.run.outputs import check_writable
 from nanobragg_plugin.run.view_images import Series
@@ -82,7 +82,7 @@ def frames_of(params: Any, series: Series) -> range | None:
 
 
 def _named(name: str, parameter: str, ending: str) -> Path:
-    if not name or not name.lower().endswith(ending) or not Path(name).stem.strip("."):
+    if Path(name or "").suffix.lower() != ending:
         raise Sorry(f"{parameter}={name}: give a name that ends in {ending}")
     return Path(name)
 
@@ -159,7 +159,9 @@ def _page_of(params: Any, detector: Any, beam: Any) -> page.Page:
     if panel is not None and panel >= len(detector):
         raise Sorry(f"panel={panel}: the detector has {len(detector)}, counted from 0")
     if params.zoom is None:
-        return page.Page.of(detector, beam) if panel is None else page.Page(detector, beam, (panel,))
+        return (
+            page.Page.of(detector, beam) if panel is None else page.Page(detector, beam, (panel,))
+        )
     if panel is None and len(detector) > 1:
         raise Sorry(f"zoom is of one of the {len(detector)} panels: give panel= too")
     n_fast, n_slow = detector[panel or 0].get_image_size()
@@ -196,16 +198,17 @@ def _style_of(params: Any, animated: bool) -> picture.Style:
 
 def _spots_of(params: Any, series: Series, number: int, tables: list[Any]) -> list[marks.Spots]:
     """All spots that are asked for, on the images."""
-    count, margin, show = params.sum_images, params.spots.margin_images, params.spots.show
+    count, margin = params.sum_images, params.spots.margin_images
+    show = word(params.spots.show)
     result = []
     for table in tables:
         result += view_spots.of_table(table, series, number, count, show, margin)
     if params.spots.predict:
         result.append(view_spots.predicted(series, number, count, margin))
-    for name in ("hkl", "show", "margin_images"):
-        asked = {"hkl": params.spots.hkl, "show": show != "auto", "margin_images": margin}[name]
-        if asked and not result and not tables:
-            raise Sorry(f"spots.{name}: there are no spots; give a .refl file, or spots.predict=True")
+    asked = {"hkl": params.spots.hkl, "show": show != "auto", "margin_images": margin}
+    if not tables and not result and any(asked.values()):
+        name = next(name for name, value in asked.items() if value)
+        raise Sorry(f"spots.{name}: there are no spots; give a .refl file, or spots.predict=True")
     return result
 
 

@@ -82,11 +82,12 @@ def _on_images(
     table: Any, z: np.ndarray, series: Series, number: int, count: int, margin: float
 ) -> np.ndarray:
     """bool [n]: which spots are on the images, by their bbox or their centroid z."""
+    imageset, index = series.images[number - series.first]
     low = number - 1
-    if not hasattr(series.images[0][0], "get_array_range"):  # each still has a z of its own
-        if len(series.sets) > 1:
-            low, count = 0, 1
-        low = series.images[number - series.first][1] if len(series.sets) == 1 else low
+    if not hasattr(imageset, "get_array_range"):
+        if len(imageset) == 1:  # a still of its own
+            return np.ones(len(z), bool)
+        low = index
     on = (low - margin <= z) & (z < low + count + margin)
     if "bbox" in table:
         z0, z1 = np.array(table["bbox"].parts()[4:])
