@@ -146,7 +146,7 @@ VIEWS = {
     "spots": "image=3 spots.predict=True spots.hkl=True panel=0 zoom=200,359,20,139 size_px=800",
     "slice": "image=1 sum_images=8 colours=magma_r percentiles=60,99.7",
 }
-ICE_VIEW = "colours=inferno contrast=linear vmin=5000 vmax=28000"
+ICE_VIEW = "colours=inferno contrast=linear vmin=4000 vmax=36000"
 
 
 def main(folder: str | Path = HERE / "images", quick: bool = False) -> list[Path]:
