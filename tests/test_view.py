@@ -419,7 +419,11 @@ def test_a_truncated_file(here: Path) -> None:
             run(source)
 
 
-def test_help(capsys) -> None:
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [(["-h"], "nanobragg.view IMAGES"), (["-c", "-a", "1", "-e", "1"], "margin_images = 0")],
+)
+def test_help_and_configuration(arguments: list, shown: str, capsys) -> None:
     with pytest.raises(SystemExit):
-        run("-h")
-    assert "nanobragg.view IMAGES" in capsys.readouterr().out
+        run(*arguments)
+    assert shown in capsys.readouterr().out

@@ -22,6 +22,8 @@ from nanobragg_plugin.run.view_images import Series
 SIZE, SIZE_ANIMATED = 1100, 600
 #: How files begin that may be replaced.
 PICTURES = (b"\x89PNG", b"GIF8")
+#: Options of DIALS' parser that are followed by a number.
+LEVELS = ("-a", "--attributes-level", "-e", "--expert-level")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class Names:
 
 def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple:
     """Extracted parameters, `Names`, and the names of the reflection files."""
-    files = [arg for arg in args if not arg.startswith("-") and "=" not in arg]
+    files = [
+        arg
+        for before, arg in zip(["", *args], args)
+        if not arg.startswith("-") and "=" not in arg and before not in LEVELS
+    ]
     arguments.check_readable([name for name in files if "#" not in name])
     names = Names(
         [one for one in files if not one.endswith((".refl", *arguments.PHIL_FILES))],
