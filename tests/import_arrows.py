@@ -16,7 +16,8 @@ from pathlib import Path
 PACKAGE = "nanobragg_plugin"
 
 DIALS = {"cctbx", "dials", "dxtbx", "iotbx", "libtbx", "mmtbx", "scitbx"}
-NUMERIC = {"h5py", "matplotlib", "numpy", "scipy", "tqdm"}
+# PIL comes with matplotlib, which cannot do without it.
+NUMERIC = {"PIL", "h5py", "matplotlib", "numpy", "scipy", "tqdm"}
 
 # The lowest stratum of the core: nothing of ours below it but itself.
 BOTTOM = {"", "_threads", "constants", "cell", "rotation", "ran1"}

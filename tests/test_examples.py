@@ -60,6 +60,25 @@ def test_derivatives(example):
     assert example("derivatives")["main"]().abs().max() < 1e-8
 
 
+def test_gallery(example, tmp_cwd):
+    """All pictures, coarse: every one has an image in the README, none is large, and the spots of
+    each shape, spread and beam differ."""
+    from matplotlib.image import imread
+
+    made = example("gallery")["main"]("pictures", quick=True)
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    for path in made:
+        assert path.stat().st_size < (150e3 if path.suffix == ".png" else 300e3)
+        assert f"(examples/images/{path.name})" in readme
+        assert (EXAMPLES / "images" / path.name).stat().st_size < 300e3
+    for name, count in (("shapes", 4), ("mosaic", 4), ("beam", 3), ("chain", 4)):
+        picture = imread(f"pictures/{name}.png")[26:, :, :3]
+        wide = (picture.shape[1] - 10 * (count - 1)) // count
+        parts = [picture[:, i * (wide + 10) :][:, :wide] for i in range(count)]
+        for one, other in zip(parts, parts[1:]):
+            assert (one != other).mean() > 1e-3
+
+
 def test_every_example_is_run_here():
-    names = {"demo", "still", "api", "carryover", "derivatives"}
+    names = {"demo", "still", "api", "carryover", "derivatives", "gallery"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == names

@@ -110,6 +110,18 @@ def check_readable(args: list[str]) -> None:
 def take_files(unhandled: list[str], params: Any, scope: Any, command: str) -> None:
     """A file that is neither experiment list nor PHIL holds the structure factors; `Sorry` for
     anything else."""
+    take_parameters(unhandled, scope, command)
+    for arg in unhandled:
+        if arg.endswith((".expt", ".json")):
+            _refuse_experiments(arg)
+        given = params.structure_factors.file
+        if given:
+            raise Sorry(f"structure factors are given twice, as {given} and as {arg}; choose one")
+        params.structure_factors.file = arg
+
+
+def take_parameters(unhandled: list[str], scope: Any, command: str) -> None:
+    """`Sorry` for an option, a parameter or a PHIL file that was not understood."""
     for arg in unhandled:
         if arg.startswith("-"):
             raise Sorry(f"the option {arg} is unknown: {command} -h lists them")
@@ -117,12 +129,6 @@ def take_files(unhandled: list[str], params: Any, scope: Any, command: str) -> N
             _refuse_assignment(arg, scope, command)
         if arg.endswith(PHIL_FILES):
             raise Sorry(f"{arg} is not a PHIL file")
-        if arg.endswith((".expt", ".json")):
-            _refuse_experiments(arg)
-        given = params.structure_factors.file
-        if given:
-            raise Sorry(f"structure factors are given twice, as {given} and as {arg}; choose one")
-        params.structure_factors.file = arg
 
 
 def _refuse_assignment(arg: str, scope: Any, command: str) -> None:
