@@ -31,11 +31,15 @@ LAYERS = {
     "trace": ({"bottom", "core", "kernels", "simulate", "recorder"}, {"torch"}),
     "recorder": ({"bottom", "core", "kernels"}, {"torch"}),
     "jacobian": ({"bottom", "core", "kernels", "simulate"}, {"torch"}),
+    "by_reflection": ({"bottom", "core", "kernels", "simulate"}, {"torch"}),
     "phil": ({"phil"}, set()),
     "adapters": ({"bottom", "core", "phil", "adapters"}, {"torch"} | NUMERIC | DIALS),
     "format": ({"bottom", "core", "adapters", "format"}, NUMERIC | DIALS),
     "run": (
-        {"bottom", "core", "simulate", "jacobian", "trace", "phil", "adapters", "format", "run"},
+        {
+            *("bottom", "core", "simulate", "jacobian", "by_reflection", "trace"),
+            *("phil", "adapters", "format", "run"),
+        },
         {"torch"} | NUMERIC | DIALS,
     ),
     "refine": (

@@ -403,6 +403,7 @@ ACTS = {
     "output.experiments": Act("output.experiments=other.expt", "files"),
     "output.provenance": Act("output.provenance=other.json", "files"),
     "output.log": Act("output.log=other.log", "files"),
+    "output.truth": Act("output.truth=True", "files"),
     "output.overwrite": Act("output.overwrite=True", "allowed", base=("output.log=simulated.txt",)),
     "output.preview": Act("output.preview=other.png", "files"),
     "output.compression": Act("output.compression=none", "storage"),
