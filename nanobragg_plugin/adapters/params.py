@@ -15,7 +15,14 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import beam_sources, checks, miller, models, sampling_phil
+from nanobragg_plugin.adapters import (
+    beam_sources,
+    beam_spectrum,
+    checks,
+    miller,
+    models,
+    sampling_phil,
+)
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.cell import edges, volume
@@ -88,12 +95,21 @@ class Plan:
         return replace(self.experiment, beam=beam)
 
 
-def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) -> Plan:
+def plan(
+    params: Any,
+    dxtbx_experiment: Any,
+    mask: Sequence[Any] | None = None,
+    scales: Sequence[float] | None = None,
+) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
-    mask: a bool array [slow, fast] a panel, True where good, or None.
+    mask: a bool array [slow, fast] a panel, True where good, or None; scales: see
+    `fluence_of_images`.
     """
     checks.check_experiment(dxtbx_experiment)
+    dxtbx_experiment, spectrum, spectrum_notes = beam_spectrum.with_spectrum(
+        params.beam.spectrum, dxtbx_experiment
+    )
     for scope, name in (
         (params.structure_factors, "d_min"),
         (params.sampling, "d_min"),
@@ -102,7 +118,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         if getattr(scope, name) is not None:
             positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
-    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment)
+    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment, scales)
     beam = beam_of(params, dxtbx_experiment.beam, device)
     masks = [None] * len(dxtbx_experiment.detector) if mask is None else list(mask)
     panels = models.panels(
@@ -113,7 +129,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     if params.sampling.curved_detector:
         panels = sampling_phil.curved(panels, beam)
     crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
-    beam = beam_sources.with_sources(beam, params.beam)
+    beam = beam_sources.with_sources(beam, params.beam, spectrum)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     experiment = Experiment(panels, beam, goniometer, crystal)
     amplitudes, summary = miller.structure_factors_from_params(
@@ -134,6 +150,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         params.sampling.phistep_deg,
         fluences,
         (
+            *spectrum_notes,
             fluence_note,
             crystal_note,
             str(summary),

@@ -28,7 +28,7 @@ from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
+from nanobragg_plugin.adapters import detector_phil, fluence, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import (
     arguments,
@@ -80,11 +80,13 @@ def simulate(params, listed, files, inputs) -> None:
     else:
         sources = [geometry_phil.experiment_from_phil(params.geometry)]
     detector_phil.set_panels(sources, params.detector)
+    scales = fluence.scales_of_images(params.beam, sources)
     plans, detections = [], []
     for number, source in enumerate(sources):
         lookup = load.lookup(source)
         chosen = load.select_images(source, params.sampling.image_range)
-        plans.append(adapt.plan(params, chosen, lookup.mask))
+        own = fluence.scales_of_chosen(scales[number], source, chosen)
+        plans.append(adapt.plan(params, chosen, lookup.mask, own))
         detections.append(sweep.Detection.of(params, number, lookup, chosen))
         which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
         logger.info("\n".join([*which, *plans[-1].notes]))

@@ -40,6 +40,7 @@ class NXmxWriter:
     provenance: anything JSON holds; the caller says here how the images were made.
     mask: for each panel an array of bool ``[slow, fast]``, True where the pixel is good.
     expected: the pixels are expected photons, not counts; needs float32.
+    spectrum: wavelengths, Angstrom, and the photons of each, two arrays; None: one wavelength.
 
     Raises Sorry for what cannot be written, before anything is. A single panel behind the sample,
     facing back along the beam, is mirrored in z by stock readers (they take it for a mistake);
@@ -57,6 +58,7 @@ class NXmxWriter:
         provenance: dict | None = None,
         mask=None,
         expected: bool = False,
+        spectrum=None,
     ):
         self._file = None
         self._path = Path(path)
@@ -72,7 +74,7 @@ class NXmxWriter:
         self._file = _create(self._path, self._temporary)
         try:
             rotation = lab_rotation(experiment.beam)
-            write_tree(self._file, experiment, self._n_images, rotation)
+            write_tree(self._file, experiment, self._n_images, rotation, spectrum)
             content = "expected photons" if expected else "counts"
             write_own_group(self._file, experiment, rotation, content, provenance)
             chunking = _chunking(compression)

@@ -162,11 +162,14 @@ def experiments_of(params: Any) -> Any:
 
 def inputs_of(params: Any, sources: list[Any]) -> list[str]:
     """Files whose checksums belong in the provenance: experiment lists, structure factors, sources,
-    a background's F, and masks, gains and pedestals of the image sets; each once."""
+    spectrum, scales of the images, a background's F, and masks, gains and pedestals of the image
+    sets; each once."""
     files = [data.filename for data in params.input.experiments]
     if params.structure_factors.file:
         files.append(params.structure_factors.file)
-    given = params.beam.source_file, params.background.other.stol_file
+    beam = params.beam
+    given = beam.source_file, beam.spectrum.spectrum_file, beam.image_scale_file
+    given += (params.background.other.stol_file,)
     files += [name for name in given if name]
     for source in sources:
         files += load.lookup_files(source)

@@ -21,8 +21,10 @@ from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan, torch_device
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.models import Beam
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Simulator
+from nanobragg_plugin.sources import spectrum_of
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
 
@@ -166,6 +168,7 @@ def run_sweep(
         provenance=provenance,
         mask=good,
         expected=not rounded,
+        spectrum=_spectrum(plan.experiment.beam),
     ) as writer:
         for index in range(plan.n_images):
             expected = expected_photons(simulator, plan, index, detection)
@@ -177,6 +180,15 @@ def run_sweep(
                 logger.info("Brightest pixel of the first image: %.4g photons expected", brightest)
             progress()
     return first
+
+
+def _spectrum(beam: Beam) -> tuple[np.ndarray, np.ndarray] | None:
+    """Wavelengths, Angstrom, and the photons of each; None of one, or where they change along the
+    scan."""
+    wavelengths, photons = spectrum_of(beam)
+    if len(wavelengths) == 1 or len(beam.wavelength) > 1:
+        return None
+    return wavelengths.cpu().numpy(), photons.cpu().numpy()
 
 
 def _good(plan: Plan, detector: Detector | None) -> list[np.ndarray] | None:
