@@ -16,10 +16,10 @@ from libtbx.utils import Sorry
 from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import (
+    anomalous,
     beam_sources,
     beam_spectrum,
     checks,
-    miller,
     models,
     sampling_phil,
 )
@@ -115,7 +115,7 @@ def plan(
         (params.sampling, "d_min"),
         (params.structure_factors.model, "wavelength"),
     ):
-        if getattr(scope, name) is not None:
+        if getattr(scope, name) not in (None, Auto):
             positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
     fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment, scales)
@@ -132,12 +132,20 @@ def plan(
     beam = beam_sources.with_sources(beam, params.beam, spectrum)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     experiment = Experiment(panels, beam, goniometer, crystal)
-    amplitudes, summary = miller.structure_factors_from_params(
+    model = dxtbx_experiment.crystal
+    parts, summary = anomalous.parts_of_beam(
         params.structure_factors,
-        dxtbx_experiment.crystal.get_space_group().info(),
-        dxtbx_experiment.crystal.get_unit_cell(),
+        beam,
+        (model.get_space_group().info(), model.get_unit_cell()),
         1 / sampling.q_max(panels, beam),
     )
+    if len(parts) > 1:
+        raise Sorry(
+            f"f' and f'' at the beam's wavelengths make {len(parts)} sets of amplitudes, but only "
+            "one can be simulated: raise structure_factors.model.anomalous.tolerance, or give "
+            "structure_factors.model.wavelength one value"
+        )
+    amplitudes = parts[0].structure_factors
     phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(

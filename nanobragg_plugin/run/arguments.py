@@ -170,6 +170,7 @@ def inputs_of(params: Any, sources: list[Any]) -> list[str]:
     beam = params.beam
     given = beam.source_file, beam.spectrum.spectrum_file, beam.image_scale_file
     given += (params.background.other.stol_file,)
+    given += (params.structure_factors.model.anomalous.measured_file,)
     files += [name for name in given if name]
     for source in sources:
         files += load.lookup_files(source)
