@@ -23,6 +23,8 @@ logger = logging.getLogger("dials.nanobragg_plugin.adapters.beam_spectrum")
 AGREEMENT = 0.01
 #: What libtbx makes of a choice `none`.
 NONE = (None, "none")
+#: Shapes that have energies of their own, not relative to the beam model's.
+ABSOLUTE = ("spectrum_file", "image_set")
 #: Which shapes a parameter belongs to, and which it needs.
 BELONGS = {
     "fwhm_percent": ("gaussian", "pink", "two_colour"),
@@ -49,13 +51,16 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     if params.shape in NONE and not polychromatic:
         return experiment, None, ()
     own = _of_range(params, beam) if polychromatic else None
-    wavelength = own.wavelength if own else beam.get_wavelength()
-    checks.positive(wavelength, "the wavelength of the beam, Angstrom,")
-    found = own if params.shape in NONE else _spectrum(params, experiment, wavelength)
-    if found is None:
+    if polychromatic and own is None and params.shape not in ABSOLUTE:
         raise Sorry(
-            "the beam is polychromatic and has no wavelength range: give beam.spectrum, or set it"
+            "the beam is polychromatic and has no wavelength range: set it, or give "
+            f"beam.spectrum.shape={' or '.join(ABSOLUTE)}"
         )
+    wavelength = None  # not known, of a polychromatic beam without a range
+    if own or not polychromatic:
+        wavelength = own.wavelength if own else beam.get_wavelength()
+        checks.positive(wavelength, "the wavelength of the beam, Angstrom,")
+    found = own if params.shape in NONE else _spectrum(params, experiment, wavelength)
     if not found.energies[0] > 0:
         raise Sorry(
             "beam.spectrum reaches energies below 0: make it narrower (beam.spectrum.fwhm_percent, "
@@ -154,24 +159,31 @@ def _of_range(params: Any, beam: Any) -> Spectrum | None:
     return spectra.even_wavelengths(low, high, params.samples)
 
 
-def _spectrum(params: Any, experiment: Any, wavelength: float) -> Spectrum:
-    """The spectrum that the scope describes, for a beam model of a wavelength, Angstrom."""
+def _spectrum(params: Any, experiment: Any, wavelength: float | None) -> Spectrum:
+    """The spectrum that the scope describes, for a beam model of a wavelength, Angstrom, which may
+    be None for a spectrum of its own energies."""
+    if params.shape in ABSOLUTE:
+        return _of_its_own_energies(params, experiment, wavelength)
     mean = spectra.EV_ANGSTROM / wavelength
     fwhm = (params.fwhm_percent or 0.0) / 100 * mean
     if params.shape == "gaussian":
         return spectra.gaussian(mean, fwhm, params.samples)
     if params.shape == "pink":
         return spectra.gaussian(mean, fwhm, params.samples, params.low_side)
-    if params.shape == "two_colour":
-        colours = params.separation_ev, params.second_share
-        return spectra.two_colour(mean, *colours, fwhm, params.samples)
+    colours = params.separation_ev, params.second_share
+    return spectra.two_colour(mean, *colours, fwhm, params.samples)
+
+
+def _of_its_own_energies(params: Any, experiment: Any, wavelength: float | None) -> Spectrum:
+    """That of a file or of the images."""
     if params.shape == "image_set":
         found, name = _of_images(experiment), "the images' spectrum"
     else:
         name = params.spectrum_file
         found, negative = spectra.read_spectrum(name)
         _note_negative(negative, name)
-    _check_agreement(found, name, experiment.beam, wavelength)
+    if wavelength is not None:
+        _check_agreement(found, name, experiment.beam, wavelength)
     return spectra.rebinned(found, params.samples)
 
 
@@ -180,18 +192,25 @@ def _of_images(experiment: Any) -> Spectrum:
     imageset = experiment.imageset
     if imageset is None:
         raise Sorry(
-            "beam.spectrum.shape=image_set, but the experiment has no images (with "
-            "sampling.image_range none are looked for: cut the list with dials.slice_sequence)"
+            "beam.spectrum.shape=image_set, but the experiment has no images: give a list that "
+            "points at some"
         )
-    found = [spectrum_of(imageset, index) for index in range(len(imageset))]
-    for index, other in enumerate(found):
+    places = range(len(imageset))
+    if experiment.scan is not None and hasattr(imageset, "get_array_range"):
+        # images may have been chosen, of which the set has more
+        first, end = experiment.scan.get_array_range()
+        before = imageset.get_array_range()[0]
+        places = range(first - before, end - before)
+    found = [spectrum_of(imageset, index) for index in places]
+    for index, other in zip(places, found):
         if len(other.energies) != len(found[0].energies) or not (
             (abs(other.energies - found[0].energies) < 1e-6 * found[0].energies).all()
             and abs(other.photons - found[0].photons).max() < 1e-6
         ):
+            path = imageset.get_path(index)
             raise Sorry(
-                f"the spectra of images 1 and {index + 1} of {imageset.get_path(index)} differ, "
-                "but images of one experiment are simulated with one spectrum: give each image "
+                f"the spectra of images {places[0] + 1} and {index + 1} of {path} differ, but "
+                " images of one experiment are simulated with one spectrum: give each image "
                 "an experiment of its own"
             )
     return found[0]
