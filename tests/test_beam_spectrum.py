@@ -150,37 +150,42 @@ def test_two_colours_make_two_spots_where_dials_predicts_them(tmp_cwd):
     assert photons[1] / sum(photons) == pytest.approx(share, abs=5e-3)
 
 
-@pytest.mark.parametrize("shape", ["gaussian", "pink"])
-def test_a_spot_spreads_radially_by_bragg_s_law(shape, tmp_cwd):
-    """The standard deviation of 2 theta is 2 tan(theta) times that of the energy, relative,
-    besides what the spot has at one energy."""
-    percent = 3.0
+def moments(values: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Mean, and second and third moment about it."""
+    mean = (values * weights).sum() / weights.sum()
+    return mean, *(((values - mean) ** k * weights).sum() / weights.sum() for k in (2, 3))
+
+
+@pytest.mark.parametrize(("shape", "low_side"), [("gaussian", 0.5), ("pink", 0.8)])
+def test_a_spot_spreads_radially_by_bragg_s_law(shape, low_side, tmp_cwd):
+    """The moments of 2 theta are those of Bragg's law over the spectrum's formula, besides what the
+    spot has at one energy; wavelength^3/sin 2 theta, as the spot's photons go, is about
+    wavelength^2 (and shifts the mean by 2 % of the width)."""
+    percent = 6.0
     image, experiment = one_reflection(
-        f"{SHAPE}{shape}", f"beam.spectrum.fwhm_percent={percent}", "beam.spectrum.samples=30"
+        f"{SHAPE}{shape}", f"beam.spectrum.fwhm_percent={percent}", "beam.spectrum.samples=40"
     )
     alone, _ = one_reflection()
-
-    def moments(of: np.ndarray) -> tuple[float, float, float]:
-        angles = two_theta(experiment, of)
-        mean = (angles * of).sum() / of.sum()
-        variance = ((angles - mean) ** 2 * of).sum() / of.sum()
-        return mean, variance, ((angles - mean) ** 3 * of).sum() / of.sum() / variance**1.5
-
-    mean, variance, skew = moments(image)
-    own, spot, _ = moments(alone)
+    mean, second, third = moments(two_theta(experiment, image), image)
+    own, own_second, own_third = moments(two_theta(experiment, alone), alone)
     energy = EV_ANGSTROM / WAVELENGTH
     assert own == pytest.approx(bragg(experiment, energy), rel=4e-4)  # measured: 2.1e-4
-    sigma = percent / 100 / math.sqrt(8 * math.log(2))
-    if shape == "pink":  # halves of 0.8 and 0.2 (Wallis 2014)
-        low, high = 1.6 * sigma, 0.4 * sigma
-        sigma = math.sqrt((1 - 2 / math.pi) * (high - low) ** 2 + low * high)
-        assert skew > 0.5  # the tail is at low energies, large angles
-    else:
-        assert abs(skew) < 0.3
-    expected = 2 * math.tan(own / 2) * sigma
-    # wavelength^3 of the intensity shifts and widens it by some per cent; measured 1 %
-    assert math.sqrt(variance - spot) == pytest.approx(expected, rel=0.03)
-    assert abs(mean - own) < 0.25 * expected
+    fwhm = percent / 100 * energy
+    # Wallis 2014: the mean is sqrt(2/pi) (s2 - s1) from the peak
+    apart = (1 - 2 * low_side) * 2 * fwhm / math.sqrt(8 * math.log(2))
+    peak = energy - math.sqrt(2 / math.pi) * apart
+    energies = np.linspace(energy - 2 * fwhm, energy + 2 * fwhm, 4001)
+    half = np.where(energies < peak, low_side, 1 - low_side) * fwhm
+    density = 0.5 ** (((energies - peak) / half) ** 2)
+    angles = np.array([bragg(experiment, e) for e in energies])
+    expected, expected_second, expected_third = moments(angles, density / energies**2)
+    sigma = math.sqrt(expected_second)
+    assert sigma > 1.4 * math.sqrt(own_second)
+    assert mean - own == pytest.approx(expected - bragg(experiment, energy), abs=0.02 * sigma)
+    assert math.sqrt(second - own_second) == pytest.approx(sigma, rel=0.02)
+    # tails are cut at 3 sigma, which the third moment sees
+    assert third - own_third == pytest.approx(expected_third, abs=0.12 * sigma**3)
+    assert (expected_third > 0.5 * sigma**3) == (shape == "pink")
 
 
 def test_the_fluence_is_all_photons(tmp_cwd):
