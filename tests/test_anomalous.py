@@ -97,8 +97,8 @@ def test_f_at_any_wavelength_is_f_at_that_wavelength(algorithm, bulk_solvent):
         assert found.size() == expected.size() and found.anomalous_flag()
         largest = max(abs(expected).data())
         worst = max(abs(found.customized_copy(data=found.data() - expected.data())).data())
-        # measured worst: 3.6e-8 (f' rounded to float32 by cctbx); fft, whose grid is coarse, FFT
-        assert worst < (2e-7 if algorithm == "direct" else 5e-3) * largest
+        # measured worst: 1.3e-7 (f' is a float32 in cctbx's tables), 2.4e-3 with fft's coarse grid
+        assert worst < (1e-6 if algorithm == "direct" else 5e-3) * largest
 
 
 def test_friedel_differences_at_the_edge_are_cctbx_s(model):

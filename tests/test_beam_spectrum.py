@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
 import simulate_helpers as sim
+from cctbx.eltbx import attenuation_coefficient
 from dials.algorithms.spot_prediction import ScanStaticRayPredictor
 from dxtbx.format.FormatNXmx import FormatNXmx
 from dxtbx.model import Beam, Crystal, Detector, Goniometer
@@ -373,6 +374,18 @@ def test_a_polychromatic_beam_fills_its_range_evenly():
     assert plan.experiment.beam.wavelength.shape == (1, 25)
 
 
+def test_a_sensor_absorbs_at_the_mean_wavelength_of_a_polychromatic_beam():
+    """A panel without mu: silicon at the mean photon energy (cctbx's NIST tables)."""
+    detector = sim.detector()
+    detector[0].set_mu(0)
+    experiment = sim.sweep(beam=polychromatic(0.9, 1.2), detector=detector)
+    experiment, found, _ = beam_spectrum.with_spectrum(given(), experiment)
+    table = attenuation_coefficient.get_table("Si")
+    assert experiment.detector[0].get_mu() == pytest.approx(
+        table.mu_at_angstrom(found.wavelength) / 10, rel=1e-12
+    )
+
+
 def test_a_polychromatic_beam_with_a_spectrum(tmp_cwd):
     write_spectrum(12398.42)
     params = given(shape="spectrum_file", spectrum_file="s.txt")
@@ -396,6 +409,65 @@ def test_a_polychromatic_beam_with_a_spectrum(tmp_cwd):
 def test_ranges_that_are_refused(ends, words):
     with pytest.raises(Sorry, match=words):
         beam_spectrum.with_spectrum(given(), sim.sweep(beam=polychromatic(*ends)))
+
+
+# ---- streaks of stills
+
+
+def streak(samples: int) -> tuple[np.ndarray, str]:
+    """Photons along the streak of one reflection on a still, and the log's notes: the crystal has
+    domains in all orientations about the axis that turns it through its Bragg angle."""
+    detector = sim.detector()
+    panel = detector[0]
+    panel.set_local_frame((1, 0, 0), (0, -1, 0), (-20, 0.5, -100))
+    panel.set_image_size((200, 10))
+    panel.set_pixel_size((0.1, 0.1))
+    panel.set_thickness(0)
+    theta = math.asin(1.0 / (2 * 7.5))
+    across, along = math.cos(theta), math.sin(theta)
+    # h along -x and turned by theta towards the source, so that (4, 0, 0) is in place at 1 A
+    crystal = Crystal(
+        (-30 * across, 0, 30 * along), (0, 40, 0), (50 * along, 0, 50 * across),
+        space_group_symbol="P1",
+    )  # fmt: skip
+    Path("one.hkl").write_text("4 0 0 100\n")
+    text = [
+        "structure_factors.file=one.hkl",
+        "beam.fluence=1e24",
+        "crystal.Ncells_abc=40,40,40",
+        "crystal.mosaic.spread_deg=0.8",
+        "crystal.mosaic.domains=400",
+        "sampling.oversample=1",
+        "compute.compile=never",
+        f"beam.spectrum.samples={samples}",
+        *(a for a in GAUSSIAN[:1]),
+        "beam.spectrum.fwhm_percent=5",
+    ]
+    params = adapt.master_scope().fetch(parse("\n".join(text))).extract()
+    still = sim.still(crystal=crystal, detector=detector, beam=Beam((0, 0, 1), 1.0))
+    plan = adapt.plan(params, still)
+    simulator = Simulator(plan.experiment, plan.structure_factors, plan.options)
+    image = simulator.image(plan.exposure(0), 1e24)[0].numpy()
+    return image.sum(0), "\n".join(plan.notes)
+
+
+def peaks(profile: np.ndarray) -> int:
+    """Local maxima above a tenth of the highest."""
+    inner = profile[1:-1]
+    return int(
+        ((inner > profile[:-2]) & (inner >= profile[2:]) & (inner > profile.max() / 10)).sum()
+    )
+
+
+def test_the_streak_of_a_still_is_smooth_with_the_number_of_wavelengths_that_the_log_names(
+    tmp_cwd,
+):
+    few, words = streak(9)
+    found = re.search(r"put a spot up to (\S+) of its widths apart.*samples=(\d+) would", words)
+    assert found and float(found[1]) > 1.5
+    many, words = streak(int(found[2]))
+    assert "note: neighbouring" not in words
+    assert peaks(few) >= 5 and peaks(many) == 1
 
 
 # ---- files

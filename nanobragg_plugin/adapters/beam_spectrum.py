@@ -12,8 +12,10 @@ from dxtbx.model import Beam
 from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
+from nanobragg_plugin import sampling
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters import spectrum as spectra
+from nanobragg_plugin.adapters.geometry_phil import set_mu
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.adapters.spectrum import Spectrum
 
@@ -41,7 +43,7 @@ NEEDED = {
 
 def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, tuple[str, ...]]:
     """The dxtbx experiment, its beam one of one wavelength, that of the spectrum's mean photon
-    energy; the spectrum, None where there is none; and lines for the log.
+    energy (panels that lack a mu, which could not be known without a wavelength, get it); the spectrum, None where there is none; and lines for the log.
 
     params: the scope beam.spectrum, extracted. The experiment is a copy where its beam is another.
     """
@@ -69,6 +71,8 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     notes = (f"Spectrum: {found}",)
     if polychromatic:
         beam = monochromatic(beam, found.wavelength)
+        for number, panel in enumerate(experiment.detector):
+            set_mu(panel, number, beam)
         notes += ("The polychromatic beam becomes one of the mean photon energy",)
     elif abs(found.wavelength / wavelength - 1) > 1e-9:
         beam = _of_wavelength(beam, found.wavelength)
@@ -78,6 +82,20 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     changed = copy.copy(experiment)
     changed.beam = beam
     return changed, found, notes
+
+
+def streak_notes(params: Any, experiment: Any) -> tuple[str, ...]:
+    """A line for the log where the wavelengths of a continuous spectrum are too far apart for
+    smooth streaks; params: the scope beam.spectrum; experiment: the core's."""
+    step = sampling.streak_step(experiment)
+    lines = params.shape in NONE or (params.shape == "two_colour" and params.fwhm_percent is None)
+    if lines or step <= 1:
+        return ()
+    enough = math.ceil(params.samples * step)
+    return (
+        f"note: neighbouring wavelengths put a spot up to {step:.1f} of its widths apart: streaks "
+        f"look like beads; beam.spectrum.samples={enough} would be smooth",
+    )
 
 
 def spectrum_of(imageset: Any, index: int) -> Spectrum:

@@ -88,7 +88,7 @@ def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> None:
     if panel.get_mu() != 0 and not anew:
         return
     if hasattr(beam, "get_wavelength_range"):
-        return  # a polychromatic beam, which is refused later
+        return  # a polychromatic beam, whose mean wavelength is not known yet
     wavelength = checks.positive(beam.get_wavelength(), "the wavelength of the beam, Angstrom,")
     try:
         table = attenuation_coefficient.get_table(panel.get_material())

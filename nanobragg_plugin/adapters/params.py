@@ -159,6 +159,7 @@ def plan(
         fluences,
         (
             *spectrum_notes,
+            *beam_spectrum.streak_notes(params.beam.spectrum, experiment),
             fluence_note,
             crystal_note,
             str(summary),
