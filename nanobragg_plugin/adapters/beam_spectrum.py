@@ -43,8 +43,9 @@ NEEDED = {
 
 def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, tuple[str, ...]]:
     """The dxtbx experiment, its beam one of one wavelength, that of the spectrum's mean photon
-    energy (panels that lack a mu, which could not be known without a wavelength, get it); the spectrum, None where there is none; and lines for the log.
+    energy; the spectrum, None where there is none; and lines for the log.
 
+    Panels that lack a mu, which of a polychromatic beam could not be known before, get it.
     params: the scope beam.spectrum, extracted. The experiment is a copy where its beam is another.
     """
     _check(params)
@@ -91,7 +92,7 @@ def streak_notes(params: Any, experiment: Any) -> tuple[str, ...]:
     lines = params.shape in NONE or (params.shape == "two_colour" and params.fwhm_percent is None)
     if lines or step <= 1:
         return ()
-    enough = math.ceil(params.samples * step)
+    enough = math.ceil(1.05 * params.samples * step)
     return (
         f"note: neighbouring wavelengths put a spot up to {step:.1f} of its widths apart: streaks "
         f"look like beads; beam.spectrum.samples={enough} would be smooth",
