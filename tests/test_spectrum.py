@@ -135,39 +135,65 @@ def test_fewer_lines_have_the_same_moments_as_dxtbx_finds(rows, samples):
     assert binned.wavelength == pytest.approx(model.get_weighted_wavelength(), rel=1e-6)
 
 
-def test_a_file_has_photons_per_ev(tmp_path):
-    """Uneven steps: moments are those of the trapezoidal rule (numpy's trapz) over E and I."""
+def read(samples: int, *rows: tuple[float, float]) -> spectra.Spectrum:
+    Path("s.txt").write_text("\n".join(f"{e!r} {d!r}" for e, d in rows))
+    return spectra.read_spectrum("s.txt", samples)[0]
+
+
+@pytest.mark.parametrize("samples", [2, 20, 500])
+def test_a_file_has_photons_per_ev(samples, tmp_cwd):
+    """Uneven steps: moments and photons of the bins by the trapezoidal rule over a fine grid of the
+    straight lines between the points (numpy)."""
     rng = np.random.default_rng(1)
     energies = 7000 + np.cumsum(rng.uniform(0.1, 9, 300))
     density = np.exp(-(((energies - 7600) / 200) ** 2)) * rng.uniform(0.5, 1, 300)
     lines = ["# eV, counts"] + [f"{e!r}, {d!r}  # x" for e, d in zip(energies, density)]
-    (tmp_path / "s.txt").write_text("\n".join(lines) + "\n\n")
-    found, _ = spectra.read_spectrum(str(tmp_path / "s.txt"))
-    total = np.trapz(density, energies)
-    mean = np.trapz(density * energies, energies) / total
-    variance = np.trapz(density * (energies - mean) ** 2, energies) / total
-    for one in (found, spectra.rebinned(found, 20)):
-        assert one.mean == pytest.approx(mean, rel=1e-12)
-        assert one.variance == pytest.approx(variance, rel=1e-9)
-    assert len(spectra.rebinned(found, 20).energies) == 20
-    assert spectra.rebinned(found, 300) is found
+    Path("s.txt").write_text("\ufeff" + "\r\n".join(lines) + "\n\n")
+    found, _ = spectra.read_spectrum("s.txt", samples)
+    each = 200_000 // samples
+    fine = np.linspace(energies[0], energies[-1], samples * each + 1)
+    values = np.interp(fine, energies, density)
+    total = np.trapz(values, fine)
+    mean = np.trapz(values * fine, fine) / total
+    variance = np.trapz(values * (fine - mean) ** 2, fine) / total
+    assert len(found.energies) == samples
+    # measured 2e-10, 2e-9
+    assert found.mean == pytest.approx(mean, rel=1e-9)
+    assert found.variance == pytest.approx(variance, rel=1e-8)
+    bins = [
+        np.trapz(values[k : k + each + 1], fine[k : k + each + 1])
+        for k in range(0, len(fine) - 1, each)
+    ]
+    np.testing.assert_allclose(found.photons, np.array(bins) / total, rtol=2e-5)  # measured: 4.6e-6
 
 
-def test_bins_of_a_file_have_its_photons(tmp_path):
-    """A box of 100 eV: each of 10 bins has a tenth. Lines in their middles have less of a variance
-    than the box, (1 - 1/10^2) w^2/12, for which they are stretched."""
-    energies = np.linspace(9000, 9100, 1000)
-    (tmp_path / "s.txt").write_text("\n".join(f"{e} 5" for e in energies))
-    binned = spectra.rebinned(spectra.read_spectrum(str(tmp_path / "s.txt"))[0], 10)
-    np.testing.assert_allclose(binned.photons, 0.1, rtol=6e-3)
-    middles = 9050 + (np.arange(10) - 4.5) * 10 / math.sqrt(1 - 1 / 10**2)
-    np.testing.assert_allclose(binned.energies, middles, atol=0.1)  # measured worst 0.04
+def test_few_points_make_as_many_lines(tmp_cwd):
+    """A triangle of three points about 9000 eV, half width w: variance w^2/6; a box: w^2/3."""
+    triangle = read(25, (8900, 0), (9000, 3), (9100, 0))
+    assert len(triangle.energies) == 25
+    assert triangle.mean == pytest.approx(9000, rel=1e-14)
+    assert triangle.variance == pytest.approx(100**2 / 6, rel=1e-12)
+    box = read(10, (8900, 2), (9100, 2))
+    assert box.variance == pytest.approx(100**2 / 3, rel=1e-12)
+    np.testing.assert_allclose(box.photons, 0.1, rtol=1e-12)
+    # of 10 middles the variance is (1 - 1/10^2) of the box's
+    middles = 9000 + (np.arange(10) - 4.5) * 20 / math.sqrt(1 - 1 / 10**2)
+    np.testing.assert_allclose(box.energies, middles, rtol=1e-13)
+
+
+def test_where_there_are_no_photons_there_are_no_lines(tmp_cwd):
+    rows = [(8000, 0), (8900, 0), (9000, 1e307), (9100, 0), (9200, 0), (9300, 0), (9400, 1e307)]
+    found = read(100, *rows, (9500, 0), (9900, 0))
+    assert 8895 < found.energies[0] < 8910 and 9490 < found.energies[-1] < 9505
+    assert not ((found.energies > 9105) & (found.energies < 9295)).any()
+    assert found.photons[found.energies < 9200].sum() == pytest.approx(0.5, rel=1e-12)
 
 
 def test_values_below_0_count_as_0(tmp_path):
-    (tmp_path / "s.txt").write_text("9000 -1\n9010 2\n9020 2\n9030 -3\n")
-    found, negative = spectra.read_spectrum(str(tmp_path / "s.txt"))
-    assert negative == 2 and found.energies.tolist() == [9010, 9020]
+    (tmp_path / "s.txt").write_text("8990 -2\n9000 -1\n9010 2\n9020 2\n9030 -3\n")
+    found, negative = spectra.read_spectrum(str(tmp_path / "s.txt"), 30)
+    assert negative == 3 and found.energies[0] > 8999 and found.energies[-1] < 9031
+    assert found.mean == pytest.approx(9015, rel=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -189,14 +215,14 @@ def test_values_below_0_count_as_0(tmp_path):
 def test_files_that_are_refused(content, words, tmp_cwd):
     Path("s.txt").write_bytes(content)
     with pytest.raises(Sorry, match=re.escape(words)) as caught:
-        spectra.read_spectrum("s.txt")
+        spectra.read_spectrum("s.txt", 25)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_cwd):
     for name in ("nowhere.txt", "."):
         with pytest.raises(Sorry, match=f"{re.escape(name)}, a spectrum, cannot be read"):
-            spectra.read_spectrum(name)
+            spectra.read_spectrum(name, 25)
 
 
 @pytest.mark.parametrize(

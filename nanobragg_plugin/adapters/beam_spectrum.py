@@ -53,22 +53,7 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     polychromatic = hasattr(beam, "get_wavelength_range")
     if params.shape in NONE and not polychromatic:
         return experiment, None, ()
-    own = _of_range(params, beam) if polychromatic else None
-    if polychromatic and own is None and params.shape not in ABSOLUTE:
-        raise Sorry(
-            "the beam is polychromatic and has no wavelength range: set it, or give "
-            f"beam.spectrum.shape={' or '.join(ABSOLUTE)}"
-        )
-    wavelength = None  # not known, of a polychromatic beam without a range
-    if own or not polychromatic:
-        wavelength = own.wavelength if own else beam.get_wavelength()
-        checks.positive(wavelength, "the wavelength of the beam, Angstrom,")
-    found = own if params.shape in NONE else _spectrum(params, experiment, wavelength)
-    if not found.energies[0] > 0:
-        raise Sorry(
-            "beam.spectrum reaches energies below 0: make it narrower (beam.spectrum.fwhm_percent, "
-            "beam.spectrum.separation_ev)"
-        )
+    wavelength, found = _found(params, experiment, polychromatic)
     notes = (f"Spectrum: {found}",)
     if polychromatic:
         beam = monochromatic(beam, found.wavelength)
@@ -83,6 +68,28 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     changed = copy.copy(experiment)
     changed.beam = beam
     return changed, found, notes
+
+
+def _found(params: Any, experiment: Any, polychromatic: bool) -> tuple[float | None, Spectrum]:
+    """The beam's wavelength, Angstrom, None where it has none, and the spectrum."""
+    beam = experiment.beam
+    own = _of_range(params, beam) if polychromatic else None
+    if polychromatic and own is None and params.shape not in ABSOLUTE:
+        raise Sorry(
+            "the beam is polychromatic and has no wavelength range: set it, or give "
+            f"beam.spectrum.shape={' or '.join(ABSOLUTE)}"
+        )
+    wavelength = None
+    if own or not polychromatic:
+        wavelength = own.wavelength if own else beam.get_wavelength()
+        checks.positive(wavelength, "the wavelength of the beam, Angstrom,")
+    found = own if params.shape in NONE else _spectrum(params, experiment, wavelength)
+    if not found.energies[0] > 0:
+        raise Sorry(
+            "beam.spectrum reaches energies below 0: make it narrower (beam.spectrum.fwhm_percent, "
+            "beam.spectrum.separation_ev)"
+        )
+    return wavelength, found
 
 
 def streak_notes(params: Any, experiment: Any) -> tuple[str, ...]:
@@ -199,7 +206,7 @@ def _of_its_own_energies(params: Any, experiment: Any, wavelength: float | None)
         found, name = _of_images(experiment), "the images' spectrum"
     else:
         name = params.spectrum_file
-        found, negative = spectra.read_spectrum(name)
+        found, negative = spectra.read_spectrum(name, params.samples)
         _note_negative(negative, name)
     if wavelength is not None:
         _check_agreement(found, name, experiment.beam, wavelength)

@@ -134,19 +134,46 @@ def rebinned(lines: Spectrum, samples: int) -> Spectrum:
     return binned.with_moments(lines.mean, lines.variance)
 
 
-def read_spectrum(name: str) -> tuple[Spectrum, int]:
-    """The lines of a text file, and how many values below 0 were taken for 0.
+def read_spectrum(name: str, samples: int) -> tuple[Spectrum, int]:
+    """The spectrum of a text file in `samples` even bins, and how many values below 0 were taken
+    for 0.
 
-    On each line energy, eV, rising, and photons per eV on any scale; `#` starts a comment. A point
-    has the photons of half the way to its neighbours (the trapezoidal rule).
+    On each line energy, eV, rising, and photons per eV on any scale, straight lines between; `#`
+    starts a comment.
     """
     rows = read_columns(name, "a spectrum", "energy (eV), photons per eV", 2)
     energies, density = rows.T
     if len(rows) < 2:
         raise Sorry(f"{name} has one line of a spectrum: give two or more, energy (eV), photons")
     check_energies(energies, name)
-    widths = np.diff(energies, prepend=energies[0]) + np.diff(energies, append=energies[-1])
-    return _of_lines(energies, density, widths / 2, name), int((density < 0).sum())
+    return _of_density(energies, _positive(density, name), samples), int((density < 0).sum())
+
+
+def _of_density(energies: np.ndarray, density: np.ndarray, samples: int) -> Spectrum:
+    """Bins of photons per eV that are straight between points [n], mean and variance exact."""
+    reached = np.flatnonzero(density > 0)
+    inside = slice(max(reached[0] - 1, 0), reached[-1] + 2)
+    energies, density = energies[inside], density[inside]
+    widths, middles = np.diff(energies), (energies[1:] + energies[:-1]) / 2
+
+    def integral(values: np.ndarray, between: np.ndarray) -> float:
+        # Simpson's rule, exact of cubic polynomials
+        ends = values * density
+        inner = 4 * between * (density[1:] + density[:-1]) / 2
+        return float(widths @ (ends[1:] + inner + ends[:-1]) / 6)
+
+    total = integral(np.ones_like(energies), np.ones_like(middles))
+    mean = integral(energies, middles) / total
+    variance = integral((energies - mean) ** 2, (middles - mean) ** 2) / total
+    edges = np.linspace(energies[0], energies[-1], samples + 1)
+    segment = np.clip(np.searchsorted(energies, edges, side="right") - 1, 0, len(widths) - 1)
+    offset = edges - energies[segment]
+    slope = np.diff(density)[segment] / widths[segment]
+    whole = np.cumsum(widths * (density[1:] + density[:-1]) / 2)
+    below = np.concatenate([[0.0], whole])[segment]
+    photons = np.diff(below + offset * (density[segment] + slope * offset / 2))
+    binned = Spectrum.of((edges[1:] + edges[:-1]) / 2, photons)
+    return binned.with_moments(mean, variance)
 
 
 def of_dxtbx(model: object, what: str) -> tuple[Spectrum, int]:
@@ -161,14 +188,14 @@ def of_dxtbx(model: object, what: str) -> tuple[Spectrum, int]:
     if not (np.isfinite(energies).all() and np.isfinite(weights).all()):
         raise Sorry(f"{what} has numbers that are not finite; mend it")
     check_energies(energies, what)
-    return _of_lines(energies, weights, np.ones(len(energies)), what), int((weights < 0).sum())
+    return Spectrum.of(energies, _positive(weights, what)), int((weights < 0).sum())
 
 
-def _of_lines(energies: np.ndarray, density: np.ndarray, widths: np.ndarray, what: str) -> Spectrum:
-    photons = np.clip(density, 0, None) * widths
-    if not 0 < photons.sum() < math.inf:
+def _positive(values: np.ndarray, what: str) -> np.ndarray:
+    """Values relative to the highest, those below 0 as 0; `Sorry` where none is above."""
+    if not values.max() > 0:
         raise Sorry(f"{what} has no photons: all its values are 0 or below; give some above")
-    return Spectrum.of(energies, photons)
+    return np.clip(values / values.max(), 0, None)
 
 
 def check_energies(energies: np.ndarray, what: str) -> None:
@@ -190,7 +217,7 @@ def check_energies(energies: np.ndarray, what: str) -> None:
 def read_columns(name: str, what: str, columns: str, count: int) -> np.ndarray:
     """[lines, count] finite numbers of a text file; `#` starts a comment, a comma is a space."""
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Sorry(f"{name} is not {what}: it is not text") from error
     except OSError as error:
