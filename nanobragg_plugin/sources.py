@@ -116,13 +116,15 @@ def with_list(beam: Beam, positions: Tensor, wavelengths: Tensor, weights: Tenso
     )
 
 
-def spectrum_of(beam: Beam) -> tuple[Tensor, Tensor]:
-    """The wavelengths that the sources have, each once, [m] Angstrom, rising, and the share of the
-    photons [m] of each; of a beam that changes along the scan those of its first point."""
-    wavelengths, where = torch.unique(beam.wavelength[0].detach(), return_inverse=True)
-    photons = torch.zeros_like(wavelengths).index_add_(
-        0, where, beam.weight.detach().to(wavelengths)
-    )
+def spectrum_of(*beams: Beam) -> tuple[Tensor, Tensor]:
+    """The wavelengths that the sources of beams have, each once, [m] Angstrom, rising, and the
+    share of the photons [m] of each: weights times fluences. Of a beam that changes along the scan
+    those of its first point."""
+    wavelengths = torch.cat([beam.wavelength[0].detach() for beam in beams])
+    weights = [beam.fluence * beam.weight / beam.weight.sum() for beam in beams]
+    wavelengths, where = torch.unique(wavelengths, return_inverse=True)
+    weights = torch.cat(weights).detach().to(wavelengths)
+    photons = torch.zeros_like(wavelengths).index_add_(0, where, weights)
     return wavelengths, photons / photons.sum()
 
 

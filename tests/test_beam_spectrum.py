@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Spectra of experiments and images (`beam.spectrum`), and scales of images.
+"""Spectra of experiments and images (`beam.spectrum`).
 
 Expected: spots where DIALS predicts them for each wavelength; the spread of a spot by Bragg's law;
 images that are sums of images of one wavelength; NXmx as its manual and dxtbx have it.
@@ -7,7 +7,6 @@ images that are sums of images of one wavelength; NXmx as its manual and dxtbx h
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -573,65 +572,3 @@ def test_images_without_a_spectrum_or_of_several(tmp_cwd, monkeypatch):
     assert re.search(
         r"the spectrum of image 1 of .*first.nxs cannot be read", sim.refused(*arguments)
     )
-
-
-# ---- scales of images
-
-
-def test_scales_of_images(tmp_cwd):
-    """Photons of an image are its scale times those without; others stay as they are."""
-    sim.write_expt("models.expt", sim.sweep())
-    arguments = [a for a in sim.QUICK if not a.startswith("background")]
-    arguments += ["noise.poisson=False", "output.overwrite=True", "compute.tolerance=0"]
-
-    def images(*more: str) -> np.ndarray:
-        sim.simulate("models.expt", *arguments, *more)
-        return sim.pixels().astype(float)
-
-    plain = images()
-    Path("scales.txt").write_text("1\n2 # twice\n0\n")
-    found = images("beam.image_scale_file=scales.txt")
-    assert plain[2].max() > 1 and found[2].max() == 0
-    np.testing.assert_array_equal(found[0], plain[0])
-    np.testing.assert_allclose(found[1], 2 * plain[1], rtol=2e-7)
-    second = images("beam.image_scale_file=scales.txt", "sampling.image_range=12,12")
-    np.testing.assert_allclose(second[0], 2 * plain[1], rtol=2e-7)
-    record = json.loads(Path("simulated.provenance.json").read_text())
-    assert "scales.txt" in [item["name"] for item in record["inputs"]]
-
-
-def test_scales_of_several_experiments(tmp_cwd):
-    """Stills: one number for each, in their order; also where one pixel is traced."""
-    stills = [sim.still() for _ in range(3)]
-    for number, still in enumerate(stills):
-        still.identifier = str(number)
-    sim.write_expt("models.expt", *stills)
-    Path("scales.txt").write_text("3\n1\n0.5\n")
-    arguments = [a for a in sim.STILL if not a.startswith("background")]
-    arguments += ["noise.poisson=False", "compute.tolerance=0", "beam.image_scale_file=scales.txt"]
-    sim.simulate("models.expt", *arguments)
-    first, second, third = (sim.pixels(f"simulated_{i}.nxs")[0] for i in (1, 2, 3))
-    assert second.max() > 1
-    np.testing.assert_allclose(first, 3 * second, rtol=2e-7)
-    np.testing.assert_allclose(third, second / 2, rtol=2e-7)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("1\n2\n", "scales.txt has 2 scales for 3 images: give one on a line for each image"),
-        ("1\n2\n3\n4\n", "has 4 scales for 3 images"),
-        ("1\n-2\n3\n", "scales.txt has the scale -2; none may be below 0"),
-        ("1 2 3\n", "line 1 of scales.txt: give one scale"),
-        ("1\nx\n3\n", "line 2 of scales.txt: 'x' are not numbers"),
-        ("1\ninf\n3\n", "line 2 of scales.txt: give one scale, finite"),
-        ("", "scales.txt is empty"),
-        (None, "scales.txt, a list of the images' scales, cannot be read"),
-    ],
-)
-def test_scales_that_are_refused(content, words, tmp_cwd):
-    sim.write_expt("models.expt", sim.sweep())
-    if content is not None:
-        Path("scales.txt").write_text(content)
-    found = sim.refused("models.expt", *sim.QUICK, "beam.image_scale_file=scales.txt")
-    assert words in found or (content is None and "scales.txt" in found)

@@ -66,6 +66,14 @@ def test_the_spectrum_of_a_beam():
     assert wavelengths.tolist() == [1.0, 1.1] and photons.tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
+def test_the_spectrum_of_the_parts_of_a_beam_is_the_beam_s():
+    beam = beam_of([1.1, 1.0, 1.1, 1.3, 0.9], [1, 2, 3, 0.5, 0.1])
+    parts = split_sources(beam, GROUPS)
+    beams = [replace(part, fluence=share * part.fluence) for part, share in parts]
+    for found, expected in zip(spectrum_of(*beams), spectrum_of(beam)):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
 def test_lines_are_relative_to_the_beam_and_differentiable_in_it():
     """A beam that varies over a scan: each point's wavelength times the factors."""
     beam = beam_of([1.0], [1.0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,12 @@ from nanobragg_plugin.sources import split_sources
 from nanobragg_plugin.structure_factors import StructureFactors
 
 
-@dataclass(frozen=True)
-class Part:
-    """Sources with amplitudes of their own: the image is the sum over parts of share (of the
-    fluence) times the image of the part's beam with its amplitudes."""
-
-    beam: Beam
-    share: float
-    structure_factors: StructureFactors
-
-
 def parts_of_beam(
     params: Any, beam: Beam, crystal: tuple[Any, Any], d_min: float
-) -> tuple[list[Part], miller.MillerSummary]:
-    """The beam's sources in groups of like f' and f'', each with its amplitudes; one part of all
-    unless structure_factors.model.wavelength is Auto.
+) -> tuple[list[tuple[Beam, StructureFactors]], miller.MillerSummary]:
+    """The beam's sources in groups of like f' and f'', each with its share of the fluence and its
+    amplitudes, whose images add up; one group of all unless structure_factors.model.wavelength is
+    Auto.
 
     params: the scope structure_factors, extracted; crystal: space group info and unit cell; d_min:
     Angstrom, how far the detector's corners reach. Of a wavelength that changes along the scan the
@@ -39,7 +30,7 @@ def parts_of_beam(
     dispersion.check(params.model)
     if params.model.wavelength is not Auto:
         factors, summary = miller.structure_factors_from_params(params, *crystal, d_min)
-        return [Part(beam, 1.0, factors)], summary
+        return [(beam, factors)], summary
     path, kind = model_file(params)
     model = miller.read_model(path, kind, params, (*crystal, d_min))
     factors_at = dispersion.dispersion_of(params.model, model.structure, str(path))
@@ -51,7 +42,7 @@ def parts_of_beam(
     calculated = model_f.model_factors(
         model.structure, params.model, model.d_min, str(path), factors_at.elements
     )
-    how = miller.how_calculated(model, params.model) + f", f' and f'' ({factors_at.table}) at "
+    how = miller.how_calculated(model, params.model) + f", f' and f'' ({factors_at.source}) at "
     how += f"{len(known)} wavelengths in {len(groups)} groups"
     for group, (part, share) in zip(groups, split_sources(beam, groups)):
         photons = part.weight.tolist()
@@ -61,7 +52,7 @@ def parts_of_beam(
         }
         array = calculated.at(mean)
         factors, summary = miller.of_model_array(array, how, model, params, crystal[1])
-        parts.append(Part(part, share, factors))
+        parts.append((replace(part, fluence=share * part.fluence), factors))
     return parts, summary
 
 

@@ -47,6 +47,13 @@ class Dispersion:
                 raise Sorry(f"{SCOPE}.measured_element={element} is not among its elements; add it")
         return cls(tuple(dict.fromkeys(elements)), params.table, measured)
 
+    @property
+    def source(self) -> str:
+        """Words for the log."""
+        return ", ".join(
+            [self.table, *(f"{element} as measured" for element in self.measured or ())]
+        )
+
     def at(self, wavelength: float) -> dict[str, complex]:
         """f' + i f'' of each element at a wavelength, Angstrom."""
         return {element: self._of(element, wavelength) for element in self.elements}

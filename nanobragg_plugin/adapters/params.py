@@ -145,7 +145,7 @@ def plan(
             "one can be simulated: raise structure_factors.model.anomalous.tolerance, or give "
             "structure_factors.model.wavelength one value"
         )
-    amplitudes = parts[0].structure_factors
+    ((_, amplitudes),) = parts
     phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(
