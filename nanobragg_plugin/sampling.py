@@ -45,6 +45,22 @@ def domain_edges(crystal: Crystal) -> Tensor:
     return edges(crystal.A[0]) * crystal.Ncells_abc
 
 
+def streak_step(experiment: Experiment) -> float:
+    """How far apart neighbouring wavelengths of the beam put a spot, at most, at the detector's
+    corner, in units of the spot's FWHM or of the nearest panel's pixel, whichever is larger: above
+    1 the streaks of a spectrum are beads."""
+    wavelengths = torch.unique(experiment.beam.wavelength[0])
+    if len(wavelengths) == 1:
+        return 0.0
+    step = float(wavelengths.diff().max() / wavelengths.mean())
+    fwhm = math.sqrt(8 * math.log(2)) * SPOT_SIGMA / float(domain_edges(experiment.crystal).max())
+    pixel = max(
+        float(panel.pixel_size.min() / (panel.origin * panel.normal).sum())
+        for panel in experiment.panels
+    ) / float(wavelengths.mean())
+    return step * q_max(experiment.panels, experiment.beam) / max(fwhm, pixel)
+
+
 def classic_oversample(experiment: Experiment) -> int:
     """nanoBragg.c's `recommended_oversample`: ceil(3 largest domain edge pixel/(wavelength
     distance)), with the nearest panel's distance."""

@@ -3,6 +3,7 @@ sources")."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,13 +63,25 @@ def _share(angle: float, grid: Grid) -> float:
     return (angle**2 - margin) / grid.width / grid.width
 
 
-def with_spread(beam: Beam, spread: Spread) -> Beam:
-    """The beam, whose direction and wavelength are the middle, as sources of equal weight: each
-    direction with every wavelength, the wavelengths innermost.
+@dataclass(frozen=True)
+class Lines:
+    """Wavelengths relative to the beam's, and how many photons have each, on any scale."""
+
+    factors: tuple[float, ...]
+    photons: tuple[float, ...]
+
+
+def with_spread(beam: Beam, spread: Spread, lines: Lines | None = None) -> Beam:
+    """The beam, whose direction and wavelength are the middle, as sources: each direction with
+    every wavelength, the wavelengths innermost. Directions weigh alike; wavelengths do, or are
+    `lines` in place of the dispersion.
 
     A direction is turned about the E vector by the vertical angle, then about beam x E vector
     by the horizontal one. Differentiable in the beam.
     """
+    if lines is None:
+        factors = [1 + offset for offset in spread.dispersion.offsets]
+        lines = Lines(tuple(factors), (1.0,) * len(factors))
     middle = beam.direction[:, :1]  # [points, 1, 3]
     horizontal, vertical = torch.tensor(spread.directions, dtype=middle.dtype).to(middle).unbind(1)
     axis = beam.polarization_axis / torch.linalg.vector_norm(beam.polarization_axis)
@@ -78,14 +91,16 @@ def with_spread(beam: Beam, spread: Spread) -> Beam:
     turns = about_axis(across.expand(points, n, 3), horizontal.expand(points, n))
     turns = turns @ about_axis(axis.expand(n, 3), vertical)
     directions = (turns @ middle[..., None])[..., 0]
-    factors = 1 + torch.tensor(spread.dispersion.offsets, dtype=middle.dtype).to(middle)
-    wavelengths = beam.wavelength[:, :1] * factors
-    m = len(factors)
+    wavelengths = beam.wavelength[:, :1] * torch.tensor(lines.factors, dtype=middle.dtype).to(
+        middle
+    )
+    photons = torch.tensor(lines.photons, dtype=torch.float64)
+    m = len(photons)
     return replace(
         beam,
         direction=directions.repeat_interleave(m, dim=1),
         wavelength=wavelengths.repeat(1, n),
-        weight=torch.ones(n * m, dtype=beam.weight.dtype, device=beam.weight.device),
+        weight=(photons / photons.mean()).repeat(n).to(beam.weight),
     )
 
 
@@ -99,3 +114,39 @@ def with_list(beam: Beam, positions: Tensor, wavelengths: Tensor, weights: Tenso
         wavelength=wavelengths[None].to(beam.wavelength),
         weight=(weights / weights.mean()).to(beam.weight),
     )
+
+
+def spectrum_of(*beams: Beam) -> tuple[Tensor, Tensor]:
+    """The wavelengths that the sources of beams have, each once, [m] Angstrom, rising, and the
+    share of the photons [m] of each: weights times fluences. Of a beam that changes along the scan
+    those of its first point."""
+    wavelengths = torch.cat([beam.wavelength[0].detach() for beam in beams])
+    weights = [beam.fluence * beam.weight / beam.weight.sum() for beam in beams]
+    wavelengths, where = torch.unique(wavelengths, return_inverse=True)
+    weights = torch.cat(weights).detach().to(wavelengths)
+    photons = torch.zeros_like(wavelengths).index_add_(0, where, weights)
+    return wavelengths, photons / photons.sum()
+
+
+def split_sources(beam: Beam, groups: Sequence[Sequence[int]]) -> list[tuple[Beam, float]]:
+    """For each group of sources (their places in the list, each in one group) the beam of these
+    alone, weights normalized to a mean of 1, and its share of the fluence.
+
+    An image is the sum over groups of share times the group's image; but where a factor is taken
+    from the first source (oversample_omega or oversample_polar False), of each group's own first.
+    ValueError unless every source is in exactly one group.
+    """
+    if sorted(source for group in groups for source in group) != list(range(len(beam.weight))):
+        raise ValueError(f"{groups} do not hold each of {len(beam.weight)} sources once")
+    parts = []
+    for group in groups:
+        places = torch.tensor(group, device=beam.weight.device)
+        weight = beam.weight[places]
+        part = replace(
+            beam,
+            direction=beam.direction[:, places],
+            wavelength=beam.wavelength[:, places],
+            weight=weight / weight.mean(),
+        )
+        parts.append((part, float(weight.sum() / beam.weight.sum())))
+    return parts

@@ -10,7 +10,7 @@ from cctbx.array_family import flex
 from iotbx.scalepack import merge
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import miller as miller_module
+from nanobragg_plugin.adapters import in_reach
 from nanobragg_plugin.adapters.crystal_symmetry import require_agreeing_group
 from nanobragg_plugin.adapters.miller import (
     made_up_structure_factors,
@@ -315,8 +315,8 @@ def test_very_many_reflections_are_estimated(symbol, monkeypatch):
     """Within a percent of what cctbx lists, the absent ones of a centred lattice left out."""
     group = sgtbx.space_group_info(symbol)
     cell = group.any_compatible_unit_cell(volume=300_000)
-    listed, least = miller_module._possible(group, cell, 1.5)
-    monkeypatch.setattr(miller_module, "MOST_LISTED", 0)
-    estimated, at = miller_module._possible(group, cell, 1.5)
+    listed, least = in_reach.possible(group, cell, 1.5)
+    monkeypatch.setattr(in_reach, "MOST_LISTED", 0)
+    estimated, at = in_reach.possible(group, cell, 1.5)
     assert estimated == pytest.approx(listed, rel=0.01)
     assert at == 1.5 and 1.5 <= least < 1.51

@@ -80,7 +80,8 @@ def test_bulk_solvent_is_that_of_mmtbx(symbol, wavelength):
     assert theirs.size() == ours.size() == f_obs.size()
     difference = abs(ours.customized_copy(data=ours.data() - theirs.data()))
     largest = max(abs(theirs).data())
-    assert max(difference.data()) < 1e-12 * largest  # measured worst 1.2e-16
+    # measured worst 1.2e-16; with f', whose interpolation cctbx rounds to float32, 1.1e-10
+    assert max(difference.data()) < (1e-12 if wavelength is None else 1e-9) * largest
     dry = mf.params(model__bulk_solvent=False, **values).model
     dry = model_structure_factors(mf.structure(symbol), dry, mf.D_MIN, "model")
     wet = abs(ours.customized_copy(data=ours.data() - dry.common_set(ours).data()))

@@ -97,6 +97,11 @@ def files() -> None:
     np.save("flat.npy", np.ones((18, 24)))
     with open("gain.pickle", "wb") as stream:
         pickle.dump(flex.double(flex.grid(18, 24), 3.0), stream)
+    Path("one.spectrum").write_text("12300 0\n12400 2\n12500 0\n")
+    Path("other.spectrum").write_text("12300 1\n12400 2\n12500 0\n")
+    Path("one.scan").write_text("6000 5 9\n13000 -5 9\n")
+    Path("other.scan").write_text("6000 5 4\n13000 -5 4\n")
+    Path("scales.txt").write_text("1\n2\n0.5\n")
     Path("sources.txt").write_text("0 0 1 2\n0.01 0 1 1 1.02e-10\n")
 
 
@@ -138,8 +143,19 @@ FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
 SPREAD = ("crystal.mosaic.spread_deg=0.5", "crystal.mosaic.domains=3")
 HORIZONTAL, VERTICAL = ("beam.hdivrange_mrad=12",), ("beam.vdivrange_mrad=8",)
 DISPERSION = ("beam.dispersion_percent=2",)
+GAUSSIAN_SPECTRUM = (
+    "beam.spectrum.shape=gaussian",
+    "beam.spectrum.fwhm_percent=3",
+    "beam.spectrum.samples=5",
+)
+COLOURS = ("beam.spectrum.shape=two_colour", "beam.spectrum.separation_ev=200")
 FINE = ("sampling.oversample=2", "compute.precision=double")
 MODEL = ("structure_factors.file=model.pdb", "structure_factors.d_min=3")
+ANOMALOUS = (*MODEL, "structure_factors.model.wavelength=1.9")
+MEASURED = tuple(
+    f"structure_factors.model.anomalous.measured_{value}"
+    for value in ("file=one.scan", "element=C")
+)
 SPARSE = ("compute.kernel=sparse", "compute.tolerance=100")
 TWO_AXES = ("geometry.goniometer.axes=0,1,0,1,0,0", "geometry.goniometer.angles=10,20")
 
@@ -259,6 +275,22 @@ ACTS = {
         models="small cell",
         base=(*MODEL, "structure_factors.model.algorithm=direct"),
     ),
+    **{
+        f"structure_factors.model.anomalous.{change.split('=')[0]}": Act(
+            f"structure_factors.model.anomalous.{change}", what, "small cell", base
+        )
+        for change, what, base in (
+            ("elements=N", "pixels", ANOMALOUS),
+            ("table=henke", "pixels", ANOMALOUS),
+            ("measured_file=other.scan", "pixels", (*ANOMALOUS, *MEASURED)),
+            ("measured_element=N", "pixels", (*ANOMALOUS, *MEASURED)),
+            (
+                "tolerance=9",
+                "allowed",
+                (*MODEL, "structure_factors.model.wavelength=Auto", *MEASURED, *COLOURS),
+            ),
+        )
+    },
     "crystal.Ncells_abc": Act("crystal.Ncells_abc=9,5,4"),
     "crystal.domain_size_ang": Act("crystal.domain_size_ang=400"),
     "crystal.xtal_shape": Act("crystal.xtal_shape=square"),
@@ -287,6 +319,22 @@ ACTS = {
     "beam.dispersion_percent": Act("beam.dispersion_percent=2"),
     "beam.dispsteps": Act("beam.dispsteps=3", base=DISPERSION),
     "beam.dispstep_percent": Act("beam.dispstep_percent=1", base=DISPERSION),
+    "beam.image_scale_file": Act("beam.image_scale_file=scales.txt"),
+    "beam.spectrum.shape": Act(
+        "beam.spectrum.shape=pink", base=(*GAUSSIAN_SPECTRUM, "beam.spectrum.low_side=0.9")
+    ),
+    "beam.spectrum.fwhm_percent": Act("beam.spectrum.fwhm_percent=2", base=GAUSSIAN_SPECTRUM),
+    "beam.spectrum.low_side": Act(
+        "beam.spectrum.low_side=1",
+        base=("beam.spectrum.shape=pink", "beam.spectrum.fwhm_percent=3"),
+    ),
+    "beam.spectrum.separation_ev": Act("beam.spectrum.separation_ev=300", base=COLOURS),
+    "beam.spectrum.second_share": Act("beam.spectrum.second_share=0.1", base=COLOURS),
+    "beam.spectrum.spectrum_file": Act(
+        "beam.spectrum.spectrum_file=other.spectrum",
+        base=("beam.spectrum.shape=spectrum_file", "beam.spectrum.spectrum_file=one.spectrum"),
+    ),
+    "beam.spectrum.samples": Act("beam.spectrum.samples=9", base=GAUSSIAN_SPECTRUM),
     "beam.source_file": Act("beam.source_file=sources.txt"),
     "stills.count": Act("stills.count=2", without=("sampling.phisteps",)),
     **{

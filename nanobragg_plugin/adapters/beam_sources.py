@@ -11,6 +11,7 @@ import torch
 from libtbx import Auto
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.spectrum import Spectrum
 from nanobragg_plugin.models import Beam
 from nanobragg_plugin.sources import Grid, Spread, with_list, with_spread
 
@@ -26,14 +27,22 @@ LONGEST = 1e-7
 MAX_SOURCES = 10**6
 
 
-def with_sources(beam: Beam, params: Any) -> Beam:
-    """The beam as the sources that the extracted scope describes; as it is without any."""
-    spread = spread_of(params)
+def with_sources(beam: Beam, params: Any, spectrum: Spectrum | None = None) -> Beam:
+    """The beam as the sources that the extracted scope describes, each direction with every line
+    of the spectrum if there is one; as it is without any."""
+    spread = spread_of(params, 1 if spectrum is None else len(spectrum.energies))
+    if spectrum is not None and (params.source_file or spread.dispersion.width > 0):
+        raise Sorry(
+            "beam.spectrum and beam.dispersion_percent or beam.source_file both say which "
+            "wavelengths there are: leave away one of them"
+        )
     if not spread.directions:
         raise Sorry(
             "no direction of the divergence is left within its ellipse: give 2 or more of "
             "beam.hdivsteps and beam.vdivsteps, or beam.round_div=False"
         )
+    if spectrum is not None:
+        return with_spread(beam, spread, spectrum.lines)
     if params.source_file is None:
         return beam if spread == Spread(round=spread.round) else with_spread(beam, spread)
     if spread != Spread(round=spread.round):
@@ -67,18 +76,19 @@ def _check_directions(name: str, beam: Beam, listed: Beam) -> None:
         )
 
 
-def spread_of(params: Any) -> Spread:
-    """Divergence and dispersion of the extracted scope."""
+def spread_of(params: Any, lines: int = 1) -> Spread:
+    """Divergence and dispersion of the extracted scope; lines: wavelengths of the spectrum."""
     grids = (
         _grid(params, "hdivrange_mrad", "hdivsteps", "hdivstep_mrad", 1e-3),
         _grid(params, "vdivrange_mrad", "vdivsteps", "vdivstep_mrad", 1e-3),
         _grid(params, "dispersion_percent", "dispsteps", "dispstep_percent", 1e-2),
     )
-    number = math.prod(grid.count for grid in grids)
+    number = lines * math.prod(grid.count for grid in grids)
     if number > MAX_SOURCES:
         raise Sorry(
             f"divergence and dispersion make {number} sources, more than {MAX_SOURCES}: give fewer "
-            "steps (beam.hdivsteps, beam.vdivsteps, beam.dispsteps), or larger ones"
+            "steps (beam.hdivsteps, beam.vdivsteps, beam.dispsteps), or larger ones, or less of "
+            "beam.spectrum.samples"
         )
     if grids[2].width >= 2:
         raise Sorry(

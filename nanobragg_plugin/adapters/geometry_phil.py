@@ -104,7 +104,7 @@ def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> str | None
     if panel.get_mu() != 0 and not anew:
         return None
     if hasattr(beam, "get_wavelength_range"):
-        return None  # a polychromatic beam, which is refused later
+        return None  # a polychromatic beam, whose mean wavelength is not known yet
     wavelength = checks.positive(beam.get_wavelength(), "the wavelength of the beam, Angstrom,")
     try:
         table = attenuation_coefficient.get_table(panel.get_material())

@@ -18,14 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cctbx import crystal, miller, sgtbx, uctbx
+from cctbx import crystal, miller, sgtbx, uctbx, xray
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import crystal_symmetry, fdump, model_f, reflection_file
+from nanobragg_plugin.adapters import crystal_symmetry, fdump, in_reach, model_f, reflection_file
 from nanobragg_plugin.structure_factors import StructureFactors, table
-
-#: Reflections within reach up to which they are counted one by one for the log.
-MOST_LISTED = 1_000_000
 
 made_up_structure_factors = model_f.made_up_structure_factors
 
@@ -93,10 +90,27 @@ def structure_factors_from_params(
         raise Sorry(
             f"structure_factors.default_F is {params.default_F}: give a number of electrons."
         )
-    source = _source(params, space_group, unit_cell, d_min)
+    return _finished(_source(params, space_group, unit_cell, d_min), params, unit_cell, d_min)
+
+
+def of_model_array(
+    array: miller.array, how: str, model: Model, params: Any, unit_cell: uctbx.unit_cell
+) -> tuple[StructureFactors, MillerSummary]:
+    """The table of amplitudes that were calculated from a model, as `structure_factors_from_params`
+    has it; array: complex F; how: words on where they come from."""
+    source = _expanded(array.amplitudes(), how, "", model.remark)
+    return _finished(source, params, unit_cell, model.reach)
+
+
+def _finished(
+    source: _Source, params: Any, unit_cell: uctbx.unit_cell, d_min: float
+) -> tuple[StructureFactors, MillerSummary]:
+    """The table of a source and its summary; default_F for what is not there."""
     indices, amplitudes = source.indices, source.amplitudes
     if params.default_F != 0 and source.absences is not None:
-        absent = _absent_indices(source.absences, unit_cell, _reach(unit_cell, d_min))
+        absent = in_reach.absent_indices(
+            source.absences, unit_cell, in_reach.reach(unit_cell, d_min)
+        )
         indices = np.concatenate([indices, absent])
         amplitudes = np.concatenate([amplitudes, np.zeros(len(absent))])
     try:
@@ -138,7 +152,7 @@ def _source_of_text(path: Path, kind: str, params: Any, unit_cell: uctbx.unit_ce
     indices, amplitudes = read(path)
     notes = []
     if params.d_min is not None:
-        kept = _d_spacings(indices, unit_cell) >= params.d_min
+        kept = in_reach.d_spacings(indices, unit_cell) >= params.d_min
         indices, amplitudes = indices[kept], amplitudes[kept]
         notes = _cut_note(int((~kept).sum()), params.d_min)
     summary = {
@@ -149,22 +163,45 @@ def _source_of_text(path: Path, kind: str, params: Any, unit_cell: uctbx.unit_ce
     return _Source(indices, amplitudes, None, summary, notes)
 
 
-def _source_of_model(path: Path, kind: str, params: Any, crystal_and_reach: tuple) -> _Source:
-    """Amplitudes calculated from atoms, as far as a sample of the detector can ask for them."""
+@dataclass(frozen=True)
+class Model:
+    """The atoms of a model file; d_min: Angstrom, how far their F are to be calculated; reach: how
+    far the detector does; remark: on the file's cell and space group, or None."""
+
+    structure: xray.structure
+    d_min: float
+    reach: float
+    remark: str | None
+
+
+def read_model(path: Path, kind: str, params: Any, crystal_and_reach: tuple) -> Model:
+    """The model of a file and how far a sample of the detector can ask for its amplitudes."""
     space_group, unit_cell, d_min = crystal_and_reach
     structure = model_f.read_model(path, kind)
     remark = _agree(structure, params, space_group, unit_cell, path)
     limit = params.d_min
     if limit is None:
         # The model's cell may be larger than the crystal's by the tolerance.
-        limit = _reach(unit_cell, d_min) / (1 + params.cell_tolerance_percent / 100)
-    array = model_f.model_structure_factors(structure, params.model, limit, str(path))
-    how = f"calculated from {structure.scatterers().size()} atoms"
-    if params.model.bulk_solvent:
-        how += f", bulk solvent k_sol {params.model.k_sol:g}, b_sol {params.model.b_sol:g}"
+        limit = in_reach.reach(unit_cell, d_min) / (1 + params.cell_tolerance_percent / 100)
+    return Model(structure, limit, d_min, remark)
+
+
+def how_calculated(model: Model, params: Any) -> str:
+    """Words for the log; params: the scope structure_factors.model."""
+    how = f"calculated from {model.structure.scatterers().size()} atoms"
+    if params.bulk_solvent:
+        how += f", bulk solvent k_sol {params.k_sol:g}, b_sol {params.b_sol:g}"
+    return how
+
+
+def _source_of_model(path: Path, kind: str, params: Any, crystal_and_reach: tuple) -> _Source:
+    """Amplitudes calculated from atoms, as far as a sample of the detector can ask for them."""
+    model = read_model(path, kind, params, crystal_and_reach)
+    array = model_f.model_structure_factors(model.structure, params.model, model.d_min, str(path))
+    how = how_calculated(model, params.model)
     if params.model.wavelength is not None:
         how += f", f' and f'' at {params.model.wavelength:g} A"
-    return _expanded(array.amplitudes(), how, "", remark)
+    return _expanded(array.amplitudes(), how, "", model.remark)
 
 
 def _source_of_reflections(path: Path, kind: str, params: Any, crystal_symmetry_: tuple) -> _Source:
@@ -240,8 +277,8 @@ def _summary(
 ) -> MillerSummary:
     """The summary of a source, with its shortfall at the resolution asked for."""
     group = source.absences or sgtbx.space_group_info("P 1")
-    possible, least = _possible(group, unit_cell, d_min)
-    d = _d_spacings(source.indices, unit_cell)
+    possible, least = in_reach.possible(group, unit_cell, d_min)
+    d = in_reach.d_spacings(source.indices, unit_cell)
     d = d[np.isfinite(d)]
     notes = list(source.notes)
     if len(d) and possible and d.min() > least * 1.01:
@@ -259,51 +296,6 @@ def _summary(
         notes=tuple(notes),
         **given,
     )
-
-
-def _possible(
-    group: sgtbx.space_group_info, unit_cell: uctbx.unit_cell, d_min: float
-) -> tuple[int, float]:
-    """How many reflections, Friedel mates apart, have d >= d_min, and the least of their d; of
-    very many the volume of their sphere over that of a reciprocal cell, not their list."""
-    estimate = 4 / 3 * math.pi * unit_cell.volume() / d_min**3 / group.group().n_ltr()
-    if estimate > MOST_LISTED:
-        return int(estimate), d_min
-    possible = _p1_set(unit_cell, d_min)
-    possible = possible.select(~group.group().is_sys_absent(possible.indices()))
-    return possible.size(), possible.d_min() if possible.size() else d_min
-
-
-def _absent_indices(
-    group: sgtbx.space_group_info, unit_cell: uctbx.unit_cell, d_min: float
-) -> np.ndarray:
-    """All indices ``[n, 3]`` with d >= d_min that the space group makes absent."""
-    if group.group().order_z() == 1:
-        return np.empty((0, 3), dtype=np.int64)  # P 1 has none
-    everything = _p1_set(unit_cell, d_min).indices()
-    absent = everything.select(group.group().is_sys_absent(everything))
-    return absent.as_vec3_double().as_numpy_array().reshape(-1, 3).astype(np.int64)
-
-
-def _p1_set(unit_cell: uctbx.unit_cell, d_min: float) -> miller.set:
-    """Every reflection with d >= d_min Angstrom, Friedel mates apart."""
-    symmetry = crystal.symmetry(unit_cell, space_group_symbol="P 1")
-    return miller.build_set(symmetry, anomalous_flag=True, d_min=d_min)
-
-
-def _reach(unit_cell: uctbx.unit_cell, d_min: float) -> float:
-    """The d-spacing, Angstrom, of the furthest reflection that can be nearest to a point at
-    d_min: half a reciprocal cell further out."""
-    return 1 / (1 / d_min + sum(unit_cell.reciprocal_parameters()[:3]) / 2)
-
-
-def _d_spacings(indices: np.ndarray, unit_cell: uctbx.unit_cell) -> np.ndarray:
-    """d of each index ``[n, 3]``, Angstrom; infinite for (0, 0, 0)."""
-    g = unit_cell.reciprocal_metrical_matrix()
-    metric = np.array([[g[0], g[3], g[4]], [g[3], g[1], g[5]], [g[4], g[5], g[2]]])
-    d_star_sq = np.einsum("ni,ij,nj->n", indices, metric, indices)
-    with np.errstate(divide="ignore"):
-        return 1 / np.sqrt(d_star_sq)
 
 
 def _cut_note(left_out: int, d_min: float) -> list[str]:

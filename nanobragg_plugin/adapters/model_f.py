@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import iotbx.pdb
 import iotbx.pdb.mmcif
 import mmtbx.masks
 import numpy as np
-from cctbx import adptbx, crystal, miller, sgtbx, uctbx, xray
+from cctbx import adptbx, crystal, eltbx, miller, sgtbx, uctbx, xray
 from cctbx.array_family import flex
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dispersion
 from nanobragg_plugin.adapters.checks import one_line
 
 # Five Gaussians an element, good to sin(theta)/lambda = 6 / Angstrom.
@@ -47,6 +50,43 @@ def read_model(path: Path, kind: str) -> xray.structure:
     return structure
 
 
+@dataclass(frozen=True)
+class ModelFactors:
+    """F at any wavelength: F0 + sum over elements (f' + i f'') G.
+
+    base: complex F0, electrons, Friedel mates apart; of_element: G of each element, the F of its
+    atoms as if each were a single electron at its place.
+    """
+
+    base: miller.array
+    of_element: Mapping[str, flex.complex_double]
+
+    def at(self, factors: Mapping[str, complex]) -> miller.array:
+        """Complex F for f' + i f'' of the elements."""
+        total = self.base.data().deep_copy()
+        for element, factor in factors.items():
+            total += self.of_element[element] * factor
+        return self.base.customized_copy(data=total)
+
+
+def model_factors(
+    structure: xray.structure, options: Any, d_min: float, name: str, elements: Sequence[str]
+) -> ModelFactors:
+    """What F of a model at any wavelength is made of, as `model_structure_factors` calculates it;
+    elements: those that have f' and f''."""
+    structure = structure.deep_copy_scatterers()
+    base = _amplitudes(structure, options, d_min, name, anomalous=True)
+    symbols = np.array([atom.element_symbol() for atom in structure.scatterers()])
+    of_element = {}
+    for element in elements:
+        atoms = structure.select(flex.bool(symbols == element)).deep_copy_scatterers()
+        types = atoms.scattering_type_registry().type_index_pairs_as_dict()
+        point = {kind: eltbx.xray_scattering.gaussian(1.0) for kind in types}
+        atoms.scattering_type_registry(custom_dict=point)
+        of_element[element] = _f_calc(atoms, base, options.algorithm).data()
+    return ModelFactors(base, of_element)
+
+
 def model_structure_factors(
     structure: xray.structure, options: Any, d_min: float, name: str
 ) -> miller.array:
@@ -59,10 +99,21 @@ def model_structure_factors(
     """
     structure = structure.deep_copy_scatterers()
     anomalous = options.wavelength is not None
+    if anomalous:
+        factors = dispersion.dispersion_of(options, structure, name).at(options.wavelength)
+        for atom in structure.scatterers():
+            factor = factors.get(atom.element_symbol(), 0j)
+            atom.fp, atom.fdp = factor.real, factor.imag
+            atom.flags.set_use_fp_fdp(True)
+    return _amplitudes(structure, options, d_min, name, anomalous)
+
+
+def _amplitudes(
+    structure: xray.structure, options: Any, d_min: float, name: str, anomalous: bool
+) -> miller.array:
+    """Complex F of the atoms as they are, and of bulk solvent if it is asked for."""
     try:
         structure.scattering_type_registry(table=_SCATTERING_TABLE)
-        if anomalous:
-            structure.set_inelastic_form_factors(photon=options.wavelength, table="sasaki")
         reflections = structure.build_miller_set(anomalous_flag=anomalous, d_min=d_min)
         f_calc = _f_calc(structure, reflections, options.algorithm)
         if not options.bulk_solvent:

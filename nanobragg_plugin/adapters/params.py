@@ -15,12 +15,21 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import beam_sources, checks, miller, models, sampling_phil
+from nanobragg_plugin.adapters import (
+    anomalous,
+    beam_sources,
+    beam_spectrum,
+    checks,
+    models,
+    sampling_phil,
+)
+from nanobragg_plugin.adapters.anomalous import Amplitudes
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.cell import edges, volume
 from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Beam, Experiment, Exposure, Panel, SimulationOptions
+from nanobragg_plugin.sources import split_sources
 from nanobragg_plugin.structure_factors import StructureFactors
 
 SUBJECTS = (
@@ -70,7 +79,8 @@ class Plan:
 
     dxtbx_experiment: the models as they will be written; experiment and structure_factors: what
     the core takes, at a fluence of 1 photon/m^2, and `more` that adds to the same images; fluences
-    [images] photons/m^2; notes: lines for the log.
+    [images] photons/m^2; notes: lines for the log; amplitudes: those of the groups of sources,
+    which summary describes.
     """
 
     dxtbx_experiment: Any
@@ -83,6 +93,8 @@ class Plan:
     fluences: tuple[float, ...]
     notes: tuple[str, ...]
     more: tuple[Part, ...] = ()
+    amplitudes: tuple[Amplitudes, ...] = ()
+    summary: str = ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -115,63 +127,88 @@ def plan(
     params: Any,
     dxtbx_experiment: Any,
     mask: Sequence[Any] | None = None,
+    scales: Sequence[float] | None = None,
     like: Plan | None = None,
 ) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
-    mask: a bool array [slow, fast] a panel, True where good, or None; like: a plan of the same
-    detector, mask and amplitudes, whose panels and amplitudes this one takes.
+    mask: a bool array [slow, fast] a panel, True where good, or None; scales: see
+    `fluence_of_images`; like: a plan of the same detector, mask and amplitudes, whose panels and
+    amplitudes this one takes.
     """
     checks.check_experiment(dxtbx_experiment)
+    dxtbx_experiment, spectrum, spectrum_notes = beam_spectrum.with_spectrum(
+        params.beam.spectrum, dxtbx_experiment
+    )
     for scope, name in (
         (params.structure_factors, "d_min"),
         (params.sampling, "d_min"),
         (params.structure_factors.model, "wavelength"),
     ):
-        if getattr(scope, name) is not None:
+        if getattr(scope, name) not in (None, Auto):
             positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
-    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment)
+    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment, scales)
     beam = beam_of(params, dxtbx_experiment.beam, device)
     if like is None:
         panels = panels_of(params, dxtbx_experiment.detector, mask, beam)
     else:
         panels = like.experiment.panels
     crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
-    beam = beam_sources.with_sources(beam, params.beam)
+    beam = beam_sources.with_sources(beam, params.beam, spectrum)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     experiment = Experiment(panels, beam, goniometer, crystal)
     if like is None:
-        amplitudes, summary = miller.structure_factors_from_params(
+        amplitudes, summary = anomalous.amplitudes_of_beam(
             params.structure_factors,
-            dxtbx_experiment.crystal.get_space_group().info(),
-            dxtbx_experiment.crystal.get_unit_cell(),
+            beam,
+            dxtbx_experiment.crystal,
             1 / sampling.q_max(panels, beam),
         )
-        amplitudes = amplitudes.to(device=device)
     else:
-        amplitudes, summary = like.structure_factors, ""
+        amplitudes, summary = like.amplitudes, like.summary
+    first, *more = _parts(experiment, amplitudes)
     phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(
         dxtbx_experiment,
-        experiment,
-        amplitudes,
+        first.experiment,
+        first.structure_factors,
         options,
         phisteps,
         params.sampling.phi_sampling,
         params.sampling.phistep_deg,
         fluences,
         (
+            *spectrum_notes,
+            *beam_spectrum.streak_notes(params.beam.spectrum, experiment),
             fluence_note,
             crystal_note,
             str(summary),
             sampling_phil.sampling_note(options, phisteps, experiment),
         ),
+        tuple(more),
+        amplitudes,
+        str(summary),
     )
     sampling_phil.check_size(options, phisteps, experiment)
     _check_carryover(result)
     return result
+
+
+def _parts(experiment: Experiment, amplitudes: Sequence[Amplitudes]) -> list[Part]:
+    """The experiment by the groups of its sources that have amplitudes of their own."""
+    device = experiment.beam.direction.device
+    if len(amplitudes) == 1:
+        return [Part(experiment, amplitudes[0].structure_factors.to(device=device))]
+    beams = split_sources(experiment.beam, [group.sources for group in amplitudes])
+    return [
+        Part(
+            replace(experiment, beam=replace(beam, fluence=share * beam.fluence)),
+            group.structure_factors.to(device=device),
+        )
+        for (beam, share), group in zip(beams, amplitudes)
+    ]
 
 
 def panels_of(

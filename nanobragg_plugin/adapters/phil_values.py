@@ -11,6 +11,8 @@ from libtbx.utils import Sorry
 
 #: What may be None though its default is not (`none` of a choice is None to libtbx).
 OPTIONAL = ("output.log", "output.compression", "resolution_rings")
+#: What may be Auto though its default is None.
+AUTOMATIC = ("structure_factors.model.wavelength",)
 
 
 def check_values(scope: Any, params: Any) -> None:
@@ -29,7 +31,8 @@ def check_values(scope: Any, params: Any) -> None:
             continue
         if value is None and default is not None and path not in OPTIONAL:
             raise Sorry(f"{path}=None: give a value, or leave it at its default, {_text(default)}")
-        if value is Auto and default is not Auto and default != "auto":
+        automatic = default is Auto or default == "auto" or path in AUTOMATIC
+        if value is Auto and not automatic:
             raise Sorry(f"{path}=Auto: it has no automatic value; give one")
 
 

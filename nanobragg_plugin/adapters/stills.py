@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from cctbx import uctbx
 from dxtbx.model import Beam, Crystal, Experiment
+from libtbx import Auto
 from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import beam_spectrum, checks
 from nanobragg_plugin.noise import generator
 
 #: Standard deviations to which what must stay positive or small is cut.
@@ -32,6 +33,11 @@ class Stills:
     @property
     def count(self) -> int:
         return self.params.count
+
+    @property
+    def one_spectrum(self) -> bool:
+        """Whether all have the same wavelengths."""
+        return self.params.wavelength_sigma_percent == 0
 
     def models(self, index: int) -> Experiment:
         """dxtbx's models of still `index`, from 0, which depend on (seed, index) alone."""
@@ -149,10 +155,31 @@ def stills_of(params: Any, experiments: list[Experiment]) -> Stills | None:
         )
     if params.sampling.image_range is not None:
         raise Sorry("sampling.image_range chooses images of a scan: leave it out with stills.count")
-    checks.check_experiment(experiments[0])
-    if checks.scan_points(experiments[0].crystal):
+    base = experiments[0]
+    checks.check_experiment(base)
+    if checks.scan_points(base.crystal):
         raise Sorry(
             "stills.count needs a static crystal, this one varies over the scan: give another, or "
             "geometry.crystal.unit_cell and misset_deg"
         )
-    return Stills(params.stills, experiments[0])
+    _check_wavelengths(params, base.beam)
+    return Stills(params.stills, beam_spectrum.with_spectrum(params.beam.spectrum, base)[0])
+
+
+def _check_wavelengths(params: Any, beam: Any) -> None:
+    """`Sorry` where a wavelength that differs from still to still cannot be."""
+    spectrum = params.beam.spectrum
+    if hasattr(beam, "get_wavelength_range") and spectrum.shape in beam_spectrum.NONE:
+        raise Sorry("the beam is polychromatic: with stills.count give its beam.spectrum")
+    if params.stills.wavelength_sigma_percent == 0:
+        return
+    if spectrum.shape in beam_spectrum.ABSOLUTE:
+        raise Sorry(
+            f"beam.spectrum.shape={spectrum.shape} has energies of its own, the same in each "
+            "still: leave out stills.wavelength_sigma_percent"
+        )
+    if params.structure_factors.model.wavelength is Auto:
+        raise Sorry(
+            "structure_factors.model.wavelength=Auto would need other amplitudes for each still: "
+            "give one wavelength, or leave out stills.wavelength_sigma_percent"
+        )

@@ -23,7 +23,7 @@ from libtbx import Auto
 from libtbx.phil import parse
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
+from nanobragg_plugin.adapters import detector_phil, fluence, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import arguments, messages, trace_report
 
@@ -48,11 +48,17 @@ def _run(args: list[str]) -> None:
         raise Sorry("which pixel? give pixel=SLOW,FAST, its indices from 0")
     if params.compute.nthreads is not Auto:
         torch.set_num_threads(params.compute.nthreads)
-    source = source_of(params, listed)
+    source, scales = source_of(params, listed)
     detector_phil.set_panels([source], params.detector)
     chosen = load.select_images(source, params.sampling.image_range)
     index, number = image_of(params.image, chosen.scan)
-    plan = adapt.plan(params, chosen, load.lookup(source).mask)
+    scales = fluence.scales_of_chosen(scales, source, chosen)
+    plan = adapt.plan(params, chosen, load.lookup(source).mask, scales)
+    if plan.more:
+        raise Sorry(
+            f"the beam has {len(plan.parts)} groups of wavelengths with amplitudes of their own: "
+            "a trace is of one; give structure_factors.model.wavelength one value"
+        )
     report = trace_report.of_plan(
         plan.experiment_of_image(index),
         plan.exposure(index),
@@ -66,16 +72,18 @@ def _run(args: list[str]) -> None:
 
 
 def source_of(params, listed):
-    """The dxtbx experiment that is asked for."""
+    """The dxtbx experiment that is asked for, and its images' scales."""
     if not len(listed):
         if params.experiment:
             raise Sorry(f"experiment={params.experiment}: there is no list of experiments")
-        return geometry_phil.experiment_from_phil(params.geometry)
+        source = geometry_phil.experiment_from_phil(params.geometry)
+        return source, fluence.scales_of_images(params.beam, [source])[0]
     if params.experiment >= len(listed):
         raise Sorry(f"experiment={params.experiment}: the list holds {len(listed)}, counted from 0")
     sources = load.sweeps(listed)
     geometry_phil.override(sources, params.geometry)
-    return sources[params.experiment]
+    scales = fluence.scales_of_images(params.beam, sources)
+    return sources[params.experiment], scales[params.experiment]
 
 
 def image_of(number: int | None, scan) -> tuple[int, int]:

@@ -12,15 +12,20 @@ import h5py
 import numpy as np
 from dxtbx import flumpy
 from dxtbx.format.FormatNXmx import FormatNXmx
+from dxtbx.model import Spectrum
+from scitbx.array_family import flex
 
+from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import find_group, read_group
+from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT
 
 
 class FormatNXmxNanoBragg(FormatNXmx):
     """NXmx written by nanobragg.simulate."""
 
     _models = None
+    _spectrum = None
 
     @staticmethod
     def understand(image_file):
@@ -37,6 +42,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
             self._models, self._provenance = read_group(handle, self._image_file)
             self._crystals, self._of_images = read_crystals(handle), ImageModels.of(handle)
             self._num_images = handle["/entry/data/data"].shape[0]
+            self._spectrum = _read_spectrum(handle[BEAM])
             if self._static_mask is None:
                 self._static_mask = _cut_mask(handle["/entry/instrument/detector"])
         self._detector_model = self._models.detector
@@ -52,6 +58,10 @@ class FormatNXmxNanoBragg(FormatNXmx):
         if self._of_images is None:
             return self._models.beam
         return self._of_images.beam(self._models.beam, index or 0)
+
+    def get_spectrum(self, index=None):
+        """The photons' energies, the same in all images, or None of a beam of one wavelength."""
+        return self._spectrum
 
     def get_crystal(self, index=None):
         """The crystal that was simulated, the first of several, or None; of stills, which have a
@@ -96,6 +106,15 @@ def _frames_of_file(path, frames: list[int]) -> list[int]:
     if first <= min(frames) and max(frames) < end:
         return [frame - first for frame in frames]
     return frames
+
+
+def _read_spectrum(beam: h5py.Group):
+    """dxtbx's Spectrum of NXbeam, or None."""
+    if VARIANT not in beam:
+        return None
+    energies = EV_ANGSTROM / beam[VARIANT][()][::-1]
+    weights = beam[f"{VARIANT}_weights"][()][::-1]
+    return Spectrum(flex.double(energies.tolist()), flex.double(weights.tolist()))
 
 
 def _cut_mask(detector: h5py.Group):

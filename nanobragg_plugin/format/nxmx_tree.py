@@ -25,6 +25,10 @@ from nanobragg_plugin.format.nxmx_models import (
 )
 
 DETECTOR = "/entry/instrument/detector"
+BEAM = "/entry/instrument/beam"
+# NXbeam: the name of another field of the wavelength, here the lines of a spectrum, whose photons
+# are in NAME_weights, https://manual.nexusformat.org/classes/base_classes/NXbeam.html
+VARIANT = "incident_wavelength_1"
 DISTANCE = f"{DETECTOR}/transformations/det_z"
 TRANSFORMATIONS = "/entry/sample/transformations"
 
@@ -77,10 +81,13 @@ class FrameLayout:
         return frame
 
 
-def write_tree(handle: h5py.File, experiment, num_images: int, rotation: np.ndarray) -> None:
+def write_tree(
+    handle: h5py.File, experiment, num_images: int, rotation: np.ndarray, spectrum=None
+) -> None:
     """All groups of the file but the pixels, the mask and our own.
 
-    ``rotation`` takes dxtbx's laboratory to the file's, `nxmx_frames.lab_rotation`.
+    ``rotation`` takes dxtbx's laboratory to the file's, `nxmx_frames.lab_rotation`; ``spectrum``:
+    wavelengths, Angstrom, and the photons of each, or None.
     """
     to_file = IMGCIF_TO_MCSTAS @ rotation
     entry = _group(handle, "/entry", "NXentry")
@@ -91,7 +98,7 @@ def write_tree(handle: h5py.File, experiment, num_images: int, rotation: np.ndar
     source["name"] = "nanobragg simulation"
     source["probe"] = "x-ray"
     _group(handle, "/entry/instrument", "NXinstrument")["name"] = "nanobragg simulation"
-    _write_beam(handle, experiment.beam)
+    _write_beam(handle, experiment.beam, spectrum)
     _write_detector(handle, experiment.detector, experiment.scan)
     _write_modules(handle, experiment.detector, to_file)
     _write_data(handle, experiment.detector)
@@ -151,7 +158,7 @@ def trusted_limits(detector) -> tuple[int, int] | None:
     return int(max(low, -(2**31))), int(min(high, 2**31 - 1))
 
 
-def _write_beam(handle: h5py.File, beam) -> None:
+def _write_beam(handle: h5py.File, beam, spectrum) -> None:
     try:
         wavelength = beam.get_wavelength()
     except (AttributeError, RuntimeError) as error:
@@ -159,8 +166,12 @@ def _write_beam(handle: h5py.File, beam) -> None:
             "An NXmx file needs a beam of one wavelength, and this beam has none: "
             "give a monochromatic beam"
         ) from error
-    group = _group(handle, "/entry/instrument/beam", "NXbeam")
-    _dataset(group, "incident_wavelength", wavelength, units="angstrom")
+    group = _group(handle, BEAM, "NXbeam")
+    dataset = _dataset(group, "incident_wavelength", wavelength, units="angstrom")
+    if spectrum is not None:  # a variant: readers that know no spectra keep the one wavelength
+        dataset.attrs["variant"] = VARIANT
+        _dataset(group, VARIANT, spectrum[0], units="angstrom")
+        group[f"{VARIANT}_weights"] = spectrum[1]
     if beam.get_flux() > 0:
         _dataset(group, "total_flux", beam.get_flux(), units="Hz")
 

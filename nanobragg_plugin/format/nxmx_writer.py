@@ -43,6 +43,7 @@ class NXmxWriter:
     expected: the pixels are expected photons, not counts; needs float32.
     crystals: all that are in the images, if not the experiment's alone.
     of_images: experiments, one an image, whose beams and crystals are that image's.
+    spectrum: wavelengths, Angstrom, and the photons of each, two arrays; None: one wavelength.
 
     Raises Sorry for what cannot be written, before anything is. A single panel behind the sample,
     facing back along the beam, is mirrored in z by stock readers (they take it for a mistake);
@@ -62,6 +63,7 @@ class NXmxWriter:
         expected: bool = False,
         crystals=(),
         of_images=None,
+        spectrum=None,
     ):
         self._file = None
         self._path = Path(path)
@@ -77,7 +79,7 @@ class NXmxWriter:
         self._file = _create(self._path, self._temporary)
         try:
             rotation = lab_rotation(experiment.beam)
-            write_tree(self._file, experiment, self._n_images, rotation)
+            write_tree(self._file, experiment, self._n_images, rotation, spectrum)
             content = "expected photons" if expected else "counts"
             write_own_group(self._file, experiment, rotation, content, provenance)
             if len(crystals) > 1:

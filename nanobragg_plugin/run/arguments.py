@@ -169,13 +169,15 @@ def experiments_of(params: Any) -> Any:
 
 def inputs_of(params: Any, sources: list[Any]) -> list[str]:
     """Files whose checksums belong in the provenance: experiment lists, structure factors, sources,
-    those of the background, a gain map, and what the image sets name; each once."""
+    spectrum, scales of the images, those of the background, a gain map, and what the image sets
+    name; each once."""
     files = [data.filename for data in params.input.experiments]
     if params.structure_factors.file:
         files.append(params.structure_factors.file)
-    background = params.background
+    background, beam = params.background, params.beam
     given = background.other.stol_file, background.profile_file, background.image_file
-    given += params.beam.source_file, params.detector.gain_file
+    given += beam.source_file, beam.spectrum.spectrum_file, beam.image_scale_file
+    given += params.detector.gain_file, params.structure_factors.model.anomalous.measured_file
     files += [name for name in given if name]
     for source in sources:
         files += load.lookup_files(source)

@@ -12,7 +12,7 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import detector_phil, geometry_phil, lattices, load, stills
+from nanobragg_plugin.adapters import detector_phil, fluence, geometry_phil, lattices, load, stills
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.run.images import Detection, Images, Stills
@@ -51,9 +51,10 @@ def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
     shots = stills.stills_of(params, sources)
     if shots is not None:
         return [_of_stills(params, shots)]
+    scales = fluence.scales_of_images(params.beam, [sources[group[0]] for group in groups])
     result = []
     for number, group in enumerate(groups):
-        made = _of_crystals(params, number, [sources[i] for i in group])
+        made = _of_crystals(params, number, [sources[i] for i in group], scales[number])
         which = [f"Sweep {number + 1} of {len(groups)}:"] if len(groups) > 1 else []
         notes = [note for plan in made.images.plans for note in plan.notes]
         logger.info("\n".join([*which, *dict.fromkeys(notes)]))
@@ -61,14 +62,18 @@ def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
     return result
 
 
-def _of_crystals(params: Any, number: int, sources: list[Any]) -> DataSet:
-    """Images of one crystal or several; number: of the file, from 0."""
+def _of_crystals(
+    params: Any, number: int, sources: list[Any], scales: Sequence[float] | None
+) -> DataSet:
+    """Images of one crystal or several; number: of the file, from 0; scales: of the fluence, one an
+    image of the scan."""
     lookup = load.lookup(sources[0], params.detector.gain_file)
     plans: list[Plan] = []
     for lattice, source in enumerate(sources):
         chosen = load.select_images(source, params.sampling.image_range)
         like = plans[0] if plans and _same_amplitudes(params, sources[0], source) else None
-        plan = adapt.plan(_of_lattice(params, lattice), chosen, lookup.mask, like)
+        own = fluence.scales_of_chosen(scales, source, chosen)
+        plan = adapt.plan(_of_lattice(params, lattice), chosen, lookup.mask, own, like)
         plans.append(_scaled(plan, params.crystal.lattice_scales, lattice))
     detection = Detection.of(params, number, lookup, plans[0].dxtbx_experiment)
     return DataSet(Images(plans, detection), tuple(sources), params.detector.gain_file)
@@ -123,16 +128,22 @@ def _check_scales(scales: list[float] | None, groups: list[list[int]]) -> None:
 def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
     """A file of stills that differ."""
     lookup = load.lookup(shots.base, params.detector.gain_file)
+    if params.beam.image_scale_file is not None:
+        raise Sorry(
+            "beam.image_scale_file is of the images of a scan: with stills.count give "
+            "stills.fluence_sigma_percent"
+        )
     like = adapt.plan(params, shots.widest(), lookup.mask)
 
     def make(index: int) -> Plan:
-        plan = adapt.plan(shots.params_of(params, index), shots.models(index), lookup.mask, like)
-        fluence = plan.fluences[0] * shots.fluence_scale(index)
-        return dataclasses.replace(plan, fluences=(fluence,))
+        plan = adapt.plan(
+            shots.params_of(params, index), shots.models(index), lookup.mask, None, like
+        )
+        photons = plan.fluences[0] * shots.fluence_scale(index)
+        return dataclasses.replace(plan, fluences=(photons,))
 
     first = make(0)
     detection = Detection.of(params, 0, lookup, first.dxtbx_experiment)
-    summary = [f"{shots.count} stills; of the first:", *first.notes, like.notes[2]]
-    logger.info("\n".join(note for note in summary if note))
+    logger.info("\n".join([f"{shots.count} stills; of the first:", *first.notes]))
     images = Stills(shots.count, make, first, detection)
     return DataSet(images, (shots.base,), params.detector.gain_file, shots)

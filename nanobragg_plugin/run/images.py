@@ -22,6 +22,7 @@ from nanobragg_plugin.background import Material, Measured
 from nanobragg_plugin.models import Exposure
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Choice, Simulator
+from nanobragg_plugin.sources import spectrum_of
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.images")
 
@@ -190,6 +191,15 @@ class Images:
         exposure_s = exposures[self.plans_of(index)[1]] if exposures else math.inf
         read = self.detector.read(expected, number, exposure_s)
         return [values.numpy() for values in read]
+
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Wavelengths, Angstrom, and the photons of each; None of one, or where they change from
+        image to image."""
+        beams = [part.experiment.beam for part in self.plans[0].parts]
+        wavelengths, photons = spectrum_of(*beams)
+        if len(wavelengths) == 1 or len(beams[0].wavelength) > 1:
+            return None
+        return wavelengths.cpu().numpy(), photons.cpu().numpy()
 
     def good(self) -> list[np.ndarray] | None:
         """bool [slow, fast] a panel, True where a pixel is simulated and is none of the detector's

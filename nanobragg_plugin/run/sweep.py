@@ -42,6 +42,7 @@ def run_sweep(
         expected=not rounded,
         crystals=images.crystals,
         of_images=None if stills is None else map(stills.models, range(stills.count)),
+        spectrum=images.spectrum() if stills is None or stills.one_spectrum else None,
     ) as writer:
         for index in range(images.n_images):
             expected = images.expected(index)
