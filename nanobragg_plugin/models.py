@@ -91,7 +91,9 @@ class Crystal:
     A [points, 3, 3]: columns a*, b*, c* in 1/Angstrom at goniometer datum; Ncells_abc [3]: unit
     cells of a domain along a, b, c; xtal_shape: one of XTAL_SHAPES; fudge []: scales the squared
     distance from the peak; spot_scale []: domains in the beam; umats [domains, 3, 3]: rotations
-    of the domains; mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R A h).
+    of the domains, or whatever else A is multiplied by (`mosaic.with_cells`; the `_star` shapes
+    measure distances with A all the same); mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R
+    A h).
     """
 
     A: Tensor

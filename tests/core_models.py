@@ -34,15 +34,16 @@ Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, Simulati
 
 @dataclass(frozen=True)
 class Setup:
-    """What is not differentiable. phi in radians; layers: of the sensor, 0 for no sensor;
-    varying: which models have their own values at the scan points; curved: whether the panels
-    are; indices: the largest Miller index in the table."""
+    """What is not differentiable. phi in radians; cells: whether domains have cells of their own;
+    layers: of the sensor, 0 for no sensor; varying: which models have their own values at the scan
+    points; curved: whether the panels are; indices: the largest Miller index in the table."""
 
     seed: int = 0
     xtal_shape: str = "square"
     mosaic_frame: str = "crystal"
     distribution: str = "gaussian"
     domains: int = 1
+    cells: bool = False
     sources: int = 1
     phi: tuple[float, ...] = (0.3,)
     layers: int = 0
@@ -73,6 +74,7 @@ FEATURES = {
     "domains, crystal frame": Setup(domains=4, phi=(0.5, 0.6)),
     "domains, lab frame": Setup(domains=4, phi=(0.5, 0.6), mosaic_frame="lab"),
     "domains, cap": Setup(domains=3, distribution="cap"),
+    "domains of their own cells": Setup(domains=4, phi=(0.5, 0.6), cells=True),
     "sources": Setup(sources=3),
     "two panels": Setup(panels=2),
     "sub-pixels": Setup(options={"oversample": 3}),
@@ -146,6 +148,8 @@ def parameters(setup: Setup) -> dict[str, Tensor]:
         "thickness": around(0.9, spread=0.2)[0],
         "weight": around(*[1.0] * setup.sources, spread=0.6),
     }
+    if setup.cells:
+        values["cell_spread"] = around(0.01, spread=0.002)[0]
     if setup.curved:
         values["curved"] = around(-2, 1, -30, spread=1)
     return values
@@ -253,6 +257,9 @@ def _beam(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Beam:
 def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal:
     A = from_vector(values["misorientation"]) @ cell.b_matrix(values["cell"])
     umats = mosaic.mosaic_umats(values["spread"], setup.domains, setup.distribution, 7)
+    if setup.cells:
+        deviates = mosaic.gaussian_deviates(setup.domains, 8)
+        umats = mosaic.with_cells(umats, values["cell_spread"], deviates, A)
     return Crystal(
         A=_points(A, wobble, "crystal" in setup.varying),
         Ncells_abc=values["Ncells_abc"],

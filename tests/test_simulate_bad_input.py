@@ -50,7 +50,6 @@ BAD_VALUES = [
     ("crystal.size_mm=1,1", "Not enough values for crystal.size_mm"),
     ("crystal.Ncells_abc=0,1,1", "crystal.Ncells_abc .* less than the minimum"),
     ("crystal.Ncells_abc=nan,5,5", "crystal.Ncells_abc=nan"),
-    ("crystal.Ncells_abc=None", "crystal.Ncells_abc=None: give a value"),
     ("crystal.domain_size_ang=0", "crystal.domain_size_ang .* less than the minimum"),
     ("crystal.spot_scale=0", "crystal.spot_scale=0: it must be positive"),
     ("crystal.spot_scale=nan", "crystal.spot_scale=nan"),

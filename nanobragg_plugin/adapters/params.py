@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 import torch
-from libtbx import Auto
 from libtbx.phil import parse
 from libtbx.utils import Sorry
 
-from nanobragg_plugin import mosaic, sampling
 from nanobragg_plugin import phil as phil_files
+from nanobragg_plugin import sampling
 from nanobragg_plugin.adapters import beam_sources, checks, miller, models, sampling_phil
+from nanobragg_plugin.adapters.crystal_params import crystal_of
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
-from nanobragg_plugin.cell import edges, volume
-from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Beam, Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.structure_factors import StructureFactors
 
 SUBJECTS = ("structure_factors", "crystal", "beam", "sampling", "detector", "noise", "output")
-#: Domains that are simulated where there is a spread and no number is given.
-MOSAIC_DOMAINS = 16
 
 
 def master_scope() -> Any:
@@ -112,17 +107,17 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     )
     if params.sampling.curved_detector:
         panels = sampling_phil.curved(panels, beam)
-    crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
+    sample = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
     beam = beam_sources.with_sources(beam, params.beam)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
-    experiment = Experiment(panels, beam, goniometer, crystal)
+    experiment = Experiment(panels, beam, goniometer, sample.crystal)
     amplitudes, summary = miller.structure_factors_from_params(
         params.structure_factors,
         dxtbx_experiment.crystal.get_space_group().info(),
         dxtbx_experiment.crystal.get_unit_cell(),
         1 / sampling.q_max(panels, beam),
     )
-    phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
+    phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan, sample.spread)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(
         dxtbx_experiment,
@@ -135,7 +130,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         fluences,
         (
             fluence_note,
-            crystal_note,
+            *sample.notes,
             str(summary),
             sampling_phil.sampling_note(options, phisteps, experiment),
         ),
@@ -161,68 +156,6 @@ def torch_device(name: str, parameter: str = "compute.device") -> torch.device:
             f"{parameter}={name} cannot be used here ({str(error).splitlines()[0]}); try cpu"
         ) from error
     return device
-
-
-def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> tuple[Any, str]:
-    """The core's crystal, and a line for the log."""
-    a_matrix = models.crystal_orientation(experiment.crystal)[0]
-    ncells = [float(n) for n in params.Ncells_abc]
-    if params.domain_size_ang is not None:
-        ncells = [max(1.0, round(params.domain_size_ang / float(e))) for e in edges(a_matrix)]
-    spread, domains = params.mosaic.spread_deg, params.mosaic.domains
-    if domains is Auto:
-        domains = MOSAIC_DOMAINS if spread > 0 else 1
-    if spread == 0 and domains > 1:
-        raise Sorry(
-            f"crystal.mosaic.domains={domains} without crystal.mosaic.spread_deg: all domains "
-            "would be alike; give the spread"
-        )
-    umats = None
-    if spread > 0:
-        seed = mosaic_seed(params.mosaic)
-        radians = torch.tensor(spread / RTD, dtype=torch.float64)
-        umats = mosaic.mosaic_umats(radians, domains, params.mosaic.distribution, seed)
-    spot_scale, how = spot_scale_of(params, beam_params, ncells, float(volume(a_matrix)))
-    options = models.CrystalOptions(
-        ncells,
-        params.xtal_shape,
-        params.fudge,
-        spot_scale,
-        umats,
-        params.mosaic.frame,
-    )
-    note = (
-        f"Crystal: {params.xtal_shape} domains of {' x '.join(f'{n:g}' for n in ncells)} cells, "
-        f"{spot_scale:.4g} in the beam ({how}); mosaic spread {spread:g} degrees in {domains} "
-        "orientations"
-    )
-    return models.crystal(experiment.crystal, options, device), note
-
-
-def mosaic_seed(params: Any) -> int:
-    """The seed of the domains' orientations; params: the PHIL scope crystal.mosaic, extracted."""
-    if params.seed is not None:
-        return params.seed
-    return mosaic.CLASSIC_SEED if params.distribution == "cap" else 0
-
-
-def spot_scale_of(
-    params: Any, beam_params: Any, ncells: list[float], cell_volume: float
-) -> tuple[float, str]:
-    """Domains in the beam, and where the figure came from."""
-    if params.size_mm is not None:
-        positive(params.size_mm, "crystal.size_mm")
-    if params.spot_scale is not None:
-        return positive(params.spot_scale, "crystal.spot_scale"), "as given"
-    if params.size_mm is None:
-        return 1.0, "a single domain: no crystal.size_mm"
-    size = list(params.size_mm)
-    if beam_params.beamsize_mm:
-        beam_size = positive(beam_params.beamsize_mm, "beam.beamsize_mm")
-        size[:2] = [min(size[0], beam_size[0]), min(size[1], beam_size[-1])]
-    domain = math.prod(ncells) * cell_volume  # Angstrom^3; 1 mm is 1e7 Angstrom
-    scale = math.prod(size) * 1e21 / domain
-    return scale, f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm^3 illuminated"
 
 
 def _check_carryover(made: Plan) -> None:

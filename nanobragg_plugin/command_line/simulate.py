@@ -28,7 +28,7 @@ from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import detector_phil, geometry_phil, load
+from nanobragg_plugin.adapters import crystal_params, detector_phil, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import (
     arguments,
@@ -89,7 +89,10 @@ def simulate(params, listed, files, inputs) -> None:
         which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
         logger.info("\n".join([*which, *plans[-1].notes]))
     text = phil_scope.format(params).as_str()
-    seeds = {"noise": params.noise.seed, "mosaic": adapt.mosaic_seed(params.crystal.mosaic)}
+    seeds = {
+        "noise": params.noise.seed,
+        "mosaic": crystal_params.mosaic_seed(params.crystal.mosaic),
+    }
     record = provenance.provenance(text, inputs, seeds)
     first = simulate_sweeps(plans, detections, files, record, params.output.compression)
     written = []
