@@ -257,6 +257,8 @@ ACTS = {
     "crystal.size_mm": Act("crystal.size_mm=0.01,0.01,0.01", without=("crystal.spot_scale",)),
     "crystal.spot_scale": Act("crystal.spot_scale=2e4"),
     "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
+    "crystal.mosaic.spread_abc_deg": Act("crystal.mosaic.spread_abc_deg=0.5,0,1"),
+    "crystal.cell_spread_percent": Act("crystal.cell_spread_percent=1"),
     "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),
     "crystal.mosaic.distribution": Act("crystal.mosaic.distribution=cap", base=SPREAD),
     "crystal.mosaic.frame": Act("crystal.mosaic.frame=lab", base=SPREAD),
