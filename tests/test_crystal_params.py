@@ -233,8 +233,8 @@ def test_a_spread_about_a_smears_spots_around_the_beam_alone(tmp_cwd: Path) -> N
     its radius, by nothing along it, and keeps its photons. Of a spread about b the spot on
     b stays as it is.
 
-    Measured: 0.7 % of the variance that is added, 0.13 % of one that stays (of a spread about b 1 %:
-    rods that lean), 1e-7 of the photons.
+    Measured: 0.7 % of the variance that is added, 0.13 % of one that stays (of a spread about b
+    1 %: rods that lean), 1e-7 of the photons.
     """
     domains, degrees = "crystal.mosaic.domains=64", 1.0
     sharp = spots()
