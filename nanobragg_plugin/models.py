@@ -85,6 +85,17 @@ class Goniometer:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Radiation damage along a scan (`damage.part_left`): b_per_image [] Angstrom^2, by which B
+    grows; loss_per_image []: the part of all intensities that is lost, exponentially; first: images
+    of the scan before that of position 0."""
+
+    b_per_image: Tensor
+    loss_per_image: Tensor
+    first: float = 0.0
+
+
+@dataclass(frozen=True)
 class Crystal:
     """A crystal of mosaic domains.
 
@@ -93,7 +104,7 @@ class Crystal:
     distance from the peak; spot_scale []: domains in the beam; umats [domains, 3, 3]: rotations
     of the domains, or whatever else A is multiplied by (`mosaic.with_cells`; the `_star` shapes
     measure distances with A all the same); mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R
-    A h).
+    A h); damage: by radiation, None: none.
     """
 
     A: Tensor
@@ -103,6 +114,7 @@ class Crystal:
     spot_scale: Tensor
     umats: Tensor
     mosaic_frame: str = "crystal"
+    damage: Damage | None = None
 
     def __post_init__(self) -> None:
         if self.xtal_shape not in XTAL_SHAPES:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nanobragg_plugin import background, carryover
+from nanobragg_plugin import background, carryover, damage
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.geometry import numbered_pixels, pixel_numbers
@@ -79,7 +79,21 @@ class Simulator:
         experiment's."""
         panels = range(len(self.experiment.panels))
         kernel = self.ready(exposure, fluence)
-        return [_panel_image(kernel, panel, progress) for panel in panels]
+        images = [_panel_image(kernel, panel, progress) for panel in panels]
+        left = self.undamaged(exposure)
+        return images if left is None else [image * part for image, part in zip(images, left)]
+
+    def undamaged(self, exposure: Exposure) -> list[Tensor] | None:
+        """The part of the photons [slow, fast] a panel that radiation damage leaves; None: all."""
+        beam, damaged = self.experiment.beam, self.experiment.crystal.damage
+        if damaged is None:
+            return None
+
+        def make() -> list[Tensor]:
+            return [damage.stol_sqr(panel, beam, exposure) for panel in self.experiment.panels]
+
+        known = make() if torch.is_grad_enabled() else self._made_once("stol", None, make)
+        return [damage.part_left(damaged, exposure, stol_sqr) for stol_sqr in known]
 
     @torch.no_grad()
     def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
@@ -162,7 +176,9 @@ def simulate_panel(
     options: SimulationOptions,
 ) -> Tensor:
     """Expected Bragg photons [slow, fast] of one panel of one image."""
-    return _panel_image(Simulator(experiment, structure_factors, options).ready(exposure), panel)
+    simulator = Simulator(experiment, structure_factors, options)
+    image, left = _panel_image(simulator.ready(exposure), panel), simulator.undamaged(exposure)
+    return image if left is None else image * left[panel]
 
 
 @dataclass(frozen=True)

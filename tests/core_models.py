@@ -19,6 +19,7 @@ from nanobragg_plugin.models import (
     XTAL_SHAPES,
     Beam,
     Crystal,
+    Damage,
     Experiment,
     Exposure,
     Goniometer,
@@ -35,6 +36,7 @@ Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, Simulati
 @dataclass(frozen=True)
 class Setup:
     """What is not differentiable. phi in radians; cells: whether domains have cells of their own;
+    damaged: whether by radiation;
     layers: of the sensor, 0 for no sensor; varying: which models have their own values at the scan
     points; curved: whether the panels are; indices: the largest Miller index in the table."""
 
@@ -44,6 +46,7 @@ class Setup:
     distribution: str = "gaussian"
     domains: int = 1
     cells: bool = False
+    damaged: bool = False
     sources: int = 1
     phi: tuple[float, ...] = (0.3,)
     layers: int = 0
@@ -150,6 +153,9 @@ def parameters(setup: Setup) -> dict[str, Tensor]:
     }
     if setup.cells:
         values["cell_spread"] = around(0.01, spread=0.002)[0]
+    if setup.damaged:
+        values["b_per_image"] = around(3.0, spread=1.0)[0]
+        values["loss_per_image"] = around(0.1, spread=0.05)[0]
     if setup.curved:
         values["curved"] = around(-2, 1, -30, spread=1)
     return values
@@ -260,6 +266,9 @@ def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal
     if setup.cells:
         deviates = mosaic.gaussian_deviates(setup.domains, 8)
         umats = mosaic.with_cells(umats, values["cell_spread"], deviates, A)
+    damage = None
+    if setup.damaged:
+        damage = Damage(values["b_per_image"], values["loss_per_image"], 5.0)
     return Crystal(
         A=_points(A, wobble, "crystal" in setup.varying),
         Ncells_abc=values["Ncells_abc"],
@@ -268,6 +277,7 @@ def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal
         spot_scale=values["spot_scale"],
         umats=umats,
         mosaic_frame=setup.mosaic_frame,
+        damage=damage,
     )
 
 

@@ -259,6 +259,8 @@ ACTS = {
     "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
     "crystal.mosaic.spread_abc_deg": Act("crystal.mosaic.spread_abc_deg=0.5,0,1"),
     "crystal.cell_spread_percent": Act("crystal.cell_spread_percent=1"),
+    "crystal.damage.b_per_image": Act("crystal.damage.b_per_image=9"),
+    "crystal.damage.loss_per_image": Act("crystal.damage.loss_per_image=0.1"),
     "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),
     "crystal.mosaic.distribution": Act("crystal.mosaic.distribution=cap", base=SPREAD),
     "crystal.mosaic.frame": Act("crystal.mosaic.frame=lab", base=SPREAD),

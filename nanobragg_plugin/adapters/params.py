@@ -13,7 +13,14 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin import sampling
-from nanobragg_plugin.adapters import beam_sources, checks, miller, models, sampling_phil
+from nanobragg_plugin.adapters import (
+    beam_sources,
+    checks,
+    damage_phil,
+    miller,
+    models,
+    sampling_phil,
+)
 from nanobragg_plugin.adapters.crystal_params import crystal_of
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
@@ -83,10 +90,13 @@ class Plan:
         return replace(self.experiment, beam=beam)
 
 
-def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) -> Plan:
+def plan(
+    params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None, before: int = 0
+) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
-    mask: a bool array [slow, fast] a panel, True where good, or None.
+    mask: a bool array [slow, fast] a panel, True where good, or None; before: images of the
+    crystal's scan before the experiment's first (`load.images_before`).
     """
     checks.check_experiment(dxtbx_experiment)
     for scope, name in (
@@ -110,7 +120,9 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
     sample = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
     beam = beam_sources.with_sources(beam, params.beam)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
-    experiment = Experiment(panels, beam, goniometer, sample.crystal)
+    damage, damage_note = damage_phil.damage_of(params, dxtbx_experiment, before, device)
+    crystal = replace(sample.crystal, damage=damage)
+    experiment = Experiment(panels, beam, goniometer, crystal)
     amplitudes, summary = miller.structure_factors_from_params(
         params.structure_factors,
         dxtbx_experiment.crystal.get_space_group().info(),
@@ -131,6 +143,7 @@ def plan(params: Any, dxtbx_experiment: Any, mask: Sequence[Any] | None = None) 
         (
             fluence_note,
             *sample.notes,
+            *([damage_note] if damage_note else []),
             str(summary),
             sampling_phil.sampling_note(options, phisteps, experiment),
         ),

@@ -84,7 +84,8 @@ def simulate(params, listed, files, inputs) -> None:
     for number, source in enumerate(sources):
         lookup = load.lookup(source)
         chosen = load.select_images(source, params.sampling.image_range)
-        plans.append(adapt.plan(params, chosen, lookup.mask))
+        before = load.images_before(source, chosen)
+        plans.append(adapt.plan(params, chosen, lookup.mask, before))
         detections.append(sweep.Detection.of(params, number, lookup, chosen))
         which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
         logger.info("\n".join([*which, *plans[-1].notes]))

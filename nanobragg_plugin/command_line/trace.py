@@ -51,7 +51,8 @@ def _run(args: list[str]) -> None:
     source = source_of(params, listed)
     chosen = load.select_images(source, params.sampling.image_range)
     index, number = image_of(params.image, chosen.scan)
-    plan = adapt.plan(params, chosen, load.lookup(source).mask)
+    before = load.images_before(source, chosen)
+    plan = adapt.plan(params, chosen, load.lookup(source).mask, before)
     report = trace_report.of_plan(
         plan.experiment_of_image(index),
         plan.exposure(index),
