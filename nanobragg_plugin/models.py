@@ -96,6 +96,17 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class Diffuse:
+    """Correlated displacements (`nanobragg_plugin.diffuse`): sigma [3] Angstrom, along the axes of
+    `mosaic.crystal_frame`; gamma [3] Angstrom, over which they are correlated; stencil: how many
+    indices away lattice points are looked at."""
+
+    sigma: Tensor
+    gamma: Tensor
+    stencil: int = 1
+
+
+@dataclass(frozen=True)
 class Crystal:
     """A crystal of mosaic domains.
 
@@ -104,7 +115,8 @@ class Crystal:
     distance from the peak; spot_scale []: domains in the beam; umats [domains, 3, 3]: rotations
     of the domains, or whatever else A is multiplied by (`mosaic.with_cells`; the `_star` shapes
     measure distances with A all the same); mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R
-    A h); damage: by radiation, None: none.
+    A h); damage: by radiation, None: none;
+    diffuse: of displacements that weaken the spots, None: none.
     """
 
     A: Tensor
@@ -115,6 +127,7 @@ class Crystal:
     umats: Tensor
     mosaic_frame: str = "crystal"
     damage: Damage | None = None
+    diffuse: Diffuse | None = None
 
     def __post_init__(self) -> None:
         if self.xtal_shape not in XTAL_SHAPES:

@@ -133,7 +133,7 @@ class Recorder:
         )
 
     def sums(
-        self, samples: tuple[Sample, ...], photons: Tensor, left_out: float, undamaged: float
+        self, samples: tuple[Sample, ...], photons: Tensor, left_out: float, spots_left: float
     ) -> Sums:
         """From the samples to photons [1]."""
         options, end = self.kernel.options, self.end
@@ -159,7 +159,7 @@ class Recorder:
             photons=float(photons),
             photons_float32=float(photons.float()),
             left_out=left_out,
-            undamaged=undamaged,
+            spots_left=spots_left,
         )
 
 

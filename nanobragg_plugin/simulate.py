@@ -15,7 +15,7 @@ from nanobragg_plugin import background, carryover, damage
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.geometry import numbered_pixels, pixel_numbers
-from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
+from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, diffuse, sparse
 from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
@@ -80,11 +80,25 @@ class Simulator:
         panels = range(len(self.experiment.panels))
         kernel = self.ready(exposure, fluence)
         images = [_panel_image(kernel, panel, progress) for panel in panels]
-        left = self.undamaged(exposure)
-        return images if left is None else [image * part for image, part in zip(images, left)]
+        spots = self.spots_left(exposure)
+        if spots is not None:
+            images = [image * left for image, left in zip(images, spots)]
+        if self.experiment.crystal.diffuse is not None:
+            images = [a + b for a, b in zip(images, self._diffuse(exposure, fluence))]
+        return images
 
-    def undamaged(self, exposure: Exposure) -> list[Tensor] | None:
-        """The part of the photons [slow, fast] a panel that radiation damage leaves; None: all."""
+    def spots_left(self, exposure: Exposure) -> list[Tensor] | None:
+        """The part of the spots' photons [slow, fast] a panel that radiation damage and correlated
+        displacements leave; None: all."""
+        left = self._undamaged(exposure)
+        if self.experiment.crystal.diffuse is None:
+            return left
+        panels = range(len(self.experiment.panels))
+        still = [diffuse.spots_left(self.experiment, panel, exposure) for panel in panels]
+        return still if left is None else [a * b for a, b in zip(left, still)]
+
+    def _undamaged(self, exposure: Exposure) -> list[Tensor] | None:
+        """The part of the crystal's photons that radiation damage leaves; None: all."""
         beam, damaged = self.experiment.beam, self.experiment.crystal.damage
         if damaged is None:
             return None
@@ -94,6 +108,15 @@ class Simulator:
 
         known = make() if torch.is_grad_enabled() else self._made_once("stol", None, make)
         return [damage.part_left(damaged, exposure, stol_sqr) for stol_sqr in known]
+
+    def _diffuse(self, exposure: Exposure, fluence: float | Tensor | None) -> list[Tensor]:
+        """Expected photons [slow, fast] a panel of diffuse scattering."""
+        experiment = self._lit(fluence)
+        of = exposure, self.structure_factors.to(dtype=experiment.crystal.A.dtype), self.options
+        panels = range(len(experiment.panels))
+        images = [diffuse.scattered(experiment, panel, *of) for panel in panels]
+        left = self._undamaged(exposure)
+        return images if left is None else [a * b for a, b in zip(images, left)]
 
     @torch.no_grad()
     def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
@@ -142,14 +165,18 @@ class Simulator:
         return kernel
 
     def _kernel(self, exposure: Exposure, fluence: float | Tensor | None) -> dense.Kernel:
-        experiment = self.experiment
-        if fluence is not None:
-            like = experiment.beam.fluence
-            fluence = torch.as_tensor(fluence, dtype=like.dtype, device=like.device)
-            experiment = replace(experiment, beam=replace(experiment.beam, fluence=fluence))
         return dense.Kernel(
-            experiment, exposure, self.structure_factors, self.options, self.prepared
+            self._lit(fluence), exposure, self.structure_factors, self.options, self.prepared
         )
+
+    def _lit(self, fluence: float | Tensor | None) -> Experiment:
+        """The experiment with another fluence, if one is given."""
+        experiment = self.experiment
+        if fluence is None:
+            return experiment
+        like = experiment.beam.fluence
+        fluence = torch.as_tensor(fluence, dtype=like.dtype, device=like.device)
+        return replace(experiment, beam=replace(experiment.beam, fluence=fluence))
 
 
 def simulate(
@@ -159,7 +186,8 @@ def simulate(
     options: SimulationOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Expected photons of one image, Bragg and `water_c_um`: [slow, fast] a panel, 0 where masked.
+    """Expected photons of one image, of the crystal and `water_c_um`: [slow, fast] a panel, 0 where
+    masked.
 
     Differentiable in every tensor of the experiment and in the structure factors; the memory
     is bounded by `options.batch_steps`, in the backward pass too, which evaluates each batch
@@ -175,10 +203,10 @@ def simulate_panel(
     structure_factors: StructureFactors,
     options: SimulationOptions,
 ) -> Tensor:
-    """Expected Bragg photons [slow, fast] of one panel of one image."""
-    simulator = Simulator(experiment, structure_factors, options)
-    image, left = _panel_image(simulator.ready(exposure), panel), simulator.undamaged(exposure)
-    return image if left is None else image * left[panel]
+    """`simulate` of one panel, [slow, fast]."""
+    alone = replace(experiment, panels=(experiment.panels[panel],))
+    options = replace(options, layers=(options.layers_of(panel),))
+    return simulate(alone, exposure, structure_factors, options)[0]
 
 
 @dataclass(frozen=True)

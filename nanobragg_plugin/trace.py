@@ -64,7 +64,7 @@ def trace_pixel(
     check_pixel(experiment, panel, slow, fast)
     options = replace(options, compile="never")
     simulator = Simulator(experiment, structure_factors, options)
-    kernel, left = simulator.ready(exposure), simulator.undamaged(exposure)
+    kernel, left = simulator.ready(exposure), simulator.spots_left(exposure)
     pixel = torch.tensor([slow, fast], device=experiment.panels[panel].origin.device)
     cache = _cache(kernel, panel, pixel)
     in_image = None
@@ -74,13 +74,13 @@ def trace_pixel(
     kernel.watch = recorder
     answer, _ = _run(kernel, panel, pixel[None], cache)
     scale = R_E_SQR * experiment.beam.fluence
-    undamaged = torch.ones_like(scale) if left is None else left[panel][slow, fast]
+    spots_left = torch.ones_like(scale) if left is None else left[panel][slow, fast]
     left_out = 0.0
     if in_image is not None:
-        left_out = max(0.0, float(scale * (answer - in_image) * undamaged))
+        left_out = max(0.0, float(scale * (answer - in_image) * spots_left))
     samples = recorder.samples()
-    photons = scale * answer * undamaged
-    sums = recorder.sums(samples, photons, left_out, float(undamaged))
+    photons = scale * answer * spots_left
+    sums = recorder.sums(samples, photons, left_out, float(spots_left))
     return Trace(_inputs(kernel, exposure, (panel, slow, fast)), samples, sums)
 
 

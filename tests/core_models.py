@@ -20,6 +20,7 @@ from nanobragg_plugin.models import (
     Beam,
     Crystal,
     Damage,
+    Diffuse,
     Experiment,
     Exposure,
     Goniometer,
@@ -36,7 +37,7 @@ Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, Simulati
 @dataclass(frozen=True)
 class Setup:
     """What is not differentiable. phi in radians; cells: whether domains have cells of their own;
-    damaged: whether by radiation;
+    damaged: whether by radiation; diffuse: whether it scatters diffusely;
     layers: of the sensor, 0 for no sensor; varying: which models have their own values at the scan
     points; curved: whether the panels are; indices: the largest Miller index in the table."""
 
@@ -47,6 +48,7 @@ class Setup:
     domains: int = 1
     cells: bool = False
     damaged: bool = False
+    diffuse: bool = False
     sources: int = 1
     phi: tuple[float, ...] = (0.3,)
     layers: int = 0
@@ -156,6 +158,9 @@ def parameters(setup: Setup) -> dict[str, Tensor]:
     if setup.damaged:
         values["b_per_image"] = around(3.0, spread=1.0)[0]
         values["loss_per_image"] = around(0.1, spread=0.05)[0]
+    if setup.diffuse:
+        values["sigma"] = around(0.3, 0.2, 0.4, spread=0.05)
+        values["gamma"] = around(9, 7, 12, spread=1.0)
     if setup.curved:
         values["curved"] = around(-2, 1, -30, spread=1)
     return values
@@ -278,6 +283,7 @@ def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal
         umats=umats,
         mosaic_frame=setup.mosaic_frame,
         damage=damage,
+        diffuse=Diffuse(values["sigma"], values["gamma"]) if setup.diffuse else None,
     )
 
 

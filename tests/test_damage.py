@@ -63,7 +63,7 @@ def test_images_traces_and_derivatives_are_damaged(precision):
         assert torch.equal(found[panel], before[panel] * part) and 0 < part.min() < part.max() < 1
         trace = trace_pixel(experiment, exposure, amplitudes, options, panel, 2, 1)
         assert trace.sums.photons == found[panel][2, 1].item()
-        assert trace.sums.undamaged == part[2, 1].item()
+        assert trace.sums.spots_left == part[2, 1].item()
 
     def models(vector):
         changed = replace(hurt, b_per_image=vector[0], loss_per_image=vector[1])
@@ -87,7 +87,7 @@ def test_what_is_known_of_pixels_is_forgotten_with_the_beam():
     simulator = Simulator(experiment, amplitudes, options)
     exposures = [Exposure((0.1,), (position,)) for position in (0.0, 2.0)]
     with torch.no_grad():
-        kept = [simulator.undamaged(exposure)[0] for exposure in exposures]
+        kept = [simulator.spots_left(exposure)[0] for exposure in exposures]
         for exposure, found in zip(exposures, kept):
-            alone = Simulator(experiment, amplitudes, options).undamaged(exposure)[0]
+            alone = Simulator(experiment, amplitudes, options).spots_left(exposure)[0]
             assert torch.equal(alone, found)

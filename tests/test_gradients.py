@@ -95,6 +95,14 @@ def test_gradcheck_of_a_damaged_crystal(name):
     assert agrees_with_differences(setup, name)
 
 
+@pytest.mark.parametrize(
+    "name", ("sigma", "gamma", "cell", "misorientation", "amplitudes", "wavelength", "spot_scale")
+)
+def test_gradcheck_of_diffuse_scattering(name):
+    setup = replace(EVERYTHING, diffuse=True, damaged=True, options={"oversample": 1})
+    assert agrees_with_differences(setup, name)
+
+
 @pytest.mark.parametrize("name", ("cell", "spread", "cell_spread"))
 def test_gradcheck_of_domains_with_their_own_cells(name):
     assert agrees_with_differences(replace(EVERYTHING, cells=True), name)

@@ -127,6 +127,7 @@ GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
 SPREAD = ("crystal.mosaic.spread_deg=0.5", "crystal.mosaic.domains=3")
+DIFFUSE = ("crystal.diffuse.sigma_ang=0.5,0.5,0.4", "crystal.diffuse.gamma_ang=20,20,40")
 HORIZONTAL, VERTICAL = ("beam.hdivrange_mrad=12",), ("beam.vdivrange_mrad=8",)
 DISPERSION = ("beam.dispersion_percent=2",)
 FINE = ("sampling.oversample=2", "compute.precision=double")
@@ -259,6 +260,9 @@ ACTS = {
     "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
     "crystal.mosaic.spread_abc_deg": Act("crystal.mosaic.spread_abc_deg=0.5,0,1"),
     "crystal.cell_spread_percent": Act("crystal.cell_spread_percent=1"),
+    "crystal.diffuse.sigma_ang": Act("crystal.diffuse.sigma_ang=0.6,0.5,0.4", base=DIFFUSE),
+    "crystal.diffuse.gamma_ang": Act("crystal.diffuse.gamma_ang=20,30,40", base=DIFFUSE),
+    "crystal.diffuse.stencil": Act("crystal.diffuse.stencil=2", base=DIFFUSE),
     "crystal.damage.b_per_image": Act("crystal.damage.b_per_image=9"),
     "crystal.damage.loss_per_image": Act("crystal.damage.loss_per_image=0.1"),
     "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),

@@ -17,6 +17,7 @@ from nanobragg_plugin.adapters import (
     beam_sources,
     checks,
     damage_phil,
+    diffuse_phil,
     miller,
     models,
     sampling_phil,
@@ -121,7 +122,8 @@ def plan(
     beam = beam_sources.with_sources(beam, params.beam)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
     damage, damage_note = damage_phil.damage_of(params, dxtbx_experiment, before, device)
-    crystal = replace(sample.crystal, damage=damage)
+    diffuse, diffuse_note = diffuse_phil.diffuse_of(params, dxtbx_experiment.crystal, device)
+    crystal = replace(sample.crystal, damage=damage, diffuse=diffuse)
     experiment = Experiment(panels, beam, goniometer, crystal)
     amplitudes, summary = miller.structure_factors_from_params(
         params.structure_factors,
@@ -143,7 +145,7 @@ def plan(
         (
             fluence_note,
             *sample.notes,
-            *([damage_note] if damage_note else []),
+            *(note for note in (damage_note, diffuse_note) if note),
             str(summary),
             sampling_phil.sampling_note(options, phisteps, experiment),
         ),

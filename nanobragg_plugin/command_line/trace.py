@@ -61,7 +61,10 @@ def _run(args: list[str]) -> None:
         params.panel,
         *params.pixel,
     )
-    report = dataclasses.replace(report, image=number, notes=plan.notes)
+    notes = plan.notes
+    if plan.experiment.crystal.diffuse is not None:
+        notes = (*notes, "Traced are the spots: images have the diffuse scattering besides")
+    report = dataclasses.replace(report, image=number, notes=notes)
     print(report.json() if params.json else report.text())
 
 
