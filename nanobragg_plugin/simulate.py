@@ -82,9 +82,9 @@ class Simulator:
         images = [_panel_image(kernel, panel, progress) for panel in panels]
         spots = self.spots_left(exposure)
         if spots is not None:
-            images = [image * left for image, left in zip(images, spots)]
+            images = [image * left.to(image) for image, left in zip(images, spots)]
         if self.experiment.crystal.diffuse is not None:
-            images = [a + b for a, b in zip(images, self._diffuse(exposure, fluence))]
+            images = [a + b.to(a) for a, b in zip(images, self._diffuse(exposure, fluence))]
         return images
 
     def spots_left(self, exposure: Exposure) -> list[Tensor] | None:

@@ -74,7 +74,7 @@ def trace_pixel(
     kernel.watch = recorder
     answer, _ = _run(kernel, panel, pixel[None], cache)
     scale = R_E_SQR * experiment.beam.fluence
-    spots_left = torch.ones_like(scale) if left is None else left[panel][slow, fast]
+    spots_left = torch.ones_like(answer) if left is None else left[panel][slow, fast].to(answer)
     left_out = 0.0
     if in_image is not None:
         left_out = max(0.0, float(scale * (answer - in_image) * spots_left))

@@ -89,6 +89,8 @@ def test_what_phil_gives_goes_before_the_model(tmp_cwd: Path) -> None:
     assert "mosaic model" not in log()
     none = (*QUIET, "crystal.mosaic.spread_deg=0")
     assert np.array_equal(made(kabsch(), *none), made(sim.crystal(), *QUIET))
+    none = (*QUIET, "crystal.mosaic.spread_abc_deg=0,0,0")
+    assert np.array_equal(made(kabsch(), *none), made(sim.crystal(), *QUIET))
     three = (*QUIET, "crystal.mosaic.spread_abc_deg=0.1,0.2,0.3")
     assert np.array_equal(made(kabsch(), *three), made(sim.crystal(), *three))
     size = (*WITHOUT_CELLS, "crystal.domain_size_ang=200", "crystal.mosaic.spread_deg=0.1")
@@ -165,6 +167,8 @@ CAP, LAB = "crystal.mosaic.distribution=cap", "crystal.mosaic.frame=lab"
         ((SPREAD, ABC), "spread_deg and spread_abc_deg both give"),
         ((ABC, CAP), "with distribution=cap give spread_deg"),
         ((ABC, LAB), "it needs frame=crystal"),
+        ((ABC, "crystal.mosaic.domains=1"), "domains=1: a single domain has neither"),
+        (("crystal.cell_spread_percent=1", "crystal.mosaic.domains=1"), "give more of them"),
         (("crystal.cell_spread_percent=1", LAB), "it needs crystal.mosaic.frame=crystal"),
         ((CAP,), "(Kabsch 2010) is not that of a cap; give crystal.mosaic.spread_deg"),
     ],

@@ -47,7 +47,7 @@ def test_what_is_lost_an_image():
     assert left.item() == pytest.approx(0.9**5.5) and later.item() == pytest.approx(0.9**6)
 
 
-@pytest.mark.parametrize("precision", ("mixed", "double"))
+@pytest.mark.parametrize("precision", ("mixed", "double", "single"))
 def test_images_traces_and_derivatives_are_damaged(precision):
     """An image is the undamaged one's times the factor at each pixel, trace and all."""
     setup = Setup(damaged=True, sources=2, panels=2, layers=2)
@@ -60,10 +60,13 @@ def test_images_traces_and_derivatives_are_damaged(precision):
     for panel, model in enumerate(experiment.panels):
         squares = damage.stol_sqr(model, experiment.beam, exposure)
         part = damage.part_left(hurt, exposure, squares)
-        assert torch.equal(found[panel], before[panel] * part) and 0 < part.min() < part.max() < 1
+        assert (
+            torch.equal(found[panel], before[panel] * part.to(before[panel]))
+            and 0 < part.min() < part.max() < 1
+        )
         trace = trace_pixel(experiment, exposure, amplitudes, options, panel, 2, 1)
         assert trace.sums.photons == found[panel][2, 1].item()
-        assert trace.sums.spots_left == part[2, 1].item()
+        assert trace.sums.spots_left == part[2, 1].to(found[panel]).item()
 
     def models(vector):
         changed = replace(hurt, b_per_image=vector[0], loss_per_image=vector[1])
@@ -71,13 +74,14 @@ def test_images_traces_and_derivatives_are_damaged(precision):
 
     start = torch.stack([hurt.b_per_image, hurt.loss_per_image])
     images, columns = jacobian(models, start, exposure, options)
+    close = {"rtol": 1e-5 if precision == "single" else 1e-6, "atol": 0, "check_dtype": False}
     n = 5 + exposure.position[0]
     for panel, model in enumerate(experiment.panels):
         squares = damage.stol_sqr(model, experiment.beam, exposure)
-        torch.testing.assert_close(images[panel], found[panel], rtol=1e-6, atol=0)
+        torch.testing.assert_close(images[panel], found[panel], **close)
         # d/dB and d/dloss of exp(-n (loss + 2 B stol^2))
         expected = torch.stack([-2 * n * squares * found[panel], -n * found[panel]])
-        torch.testing.assert_close(columns[panel], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(columns[panel], expected, **close)
 
 
 def test_what_is_known_of_pixels_is_forgotten_with_the_beam():

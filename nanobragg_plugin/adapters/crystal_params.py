@@ -150,6 +150,11 @@ class _Spreads:
                 f"crystal.mosaic.domains={domains} without crystal.mosaic.spread_deg: all domains "
                 "would be alike; give the spread"
             )
+        if domains == 1 and spread and (cell > 0 or len(degrees) == 3):
+            raise Sorry(
+                "crystal.mosaic.domains=1: a single domain has neither crystal.cell_spread_percent "
+                "nor crystal.mosaic.spread_abc_deg; give more of them"
+            )
         tied = tied_edges(crystal)
         seed = mosaic_seed(scope)
         return cls(degrees, cell, tied, domains, scope.distribution, seed, tuple(notes))
