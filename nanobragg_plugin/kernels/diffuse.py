@@ -75,7 +75,7 @@ def coarser(experiment: Experiment, exposure: Exposure) -> Exposure:
 
 def _half_width(experiment: Experiment) -> float:
     """1/Angstrom, of the narrowest halo."""
-    gamma = float(experiment.crystal.diffuse.gamma.max())
+    gamma = float(experiment.crystal.diffuse.gamma.detach().max())
     return diffuse.HALF_WIDTH / (2 * math.pi * gamma)
 
 
@@ -84,7 +84,7 @@ def _options(experiment: Experiment, options: SimulationOptions, number: int) ->
     are, with one layer of the sensor instead of several."""
     panel, layers = experiment.panels[number], options.layers
     angle = panel.pixel_size.max() / (panel.origin * panel.normal).sum().abs()
-    pixel = float(angle / experiment.beam.wavelength.min())
+    pixel = float((angle / experiment.beam.wavelength.min()).detach())
     enough = max(1, math.ceil(2 * pixel / _half_width(experiment)))
     if enough == 1 and layers is not None:
         layers = tuple(_whole(one) for one in layers)
