@@ -67,7 +67,8 @@ def reach_of(experiment: Experiment) -> tuple[int, int, int]:
 
 
 class ByReflection:
-    """Photons of an experiment's images, reflection by reflection; images: how many there will be.
+    """Photons of the spots in an experiment's images, reflection by reflection; images: how many
+    there will be.
 
     ValueError where amplitudes are interpolated: photons belong to several reflections then.
     """
@@ -98,6 +99,8 @@ class ByReflection:
         """Of one image; weights: a factor on each pixel [slow, fast] a panel, as what a beam stop
         lets through."""
         kernel = self.simulator.ready(exposure, fluence)
+        with torch.no_grad():
+            left = self.simulator.spots_left(exposure)
         found = []
         for number, panel in enumerate(self.simulator.experiment.panels):
             if not pixel_count(panel):
@@ -105,7 +108,9 @@ class ByReflection:
             image = panel_image(kernel, number)
             if not image.requires_grad:  # nothing was evaluated
                 continue
-            weight = torch.ones_like(image) if weights is None else weights[number].to(image)
+            weight = torch.ones_like(image)
+            for factors in (weights, left):
+                weight = weight if factors is None else weight * factors[number].to(image)
             found.append(self._of_panel(number, image, weight))
         return Photons(*(torch.cat(column) for column in zip(*found))) if found else _none()
 

@@ -77,11 +77,13 @@ class _Problem:
 
     @property
     def may_be_at_once(self) -> bool:
-        """Whether `at_once` knows how: not for what is there to compare with nanoBragg.c."""
+        """Whether `at_once` knows how: not for what is there to compare with nanoBragg.c, nor for
+        radiation damage and diffuse scattering."""
         options, crystal = self.options, self.experiment.crystal
         kernel = dense.Kernel(self.experiment, self.exposure, constant(0.0), options)
         spec = options.phi_carryover_mode == "spec" or not any(kernel.zero)
-        plain = kernel.has_slopes and options.water_c_um == 0
+        whole = crystal.damage is None and crystal.diffuse is None
+        plain = kernel.has_slopes and options.water_c_um == 0 and whole
         return spec and plain and float(crystal.spot_scale) != 0
 
     # ---- one by one

@@ -85,13 +85,38 @@ class Goniometer:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """Radiation damage along a scan (`damage.part_left`): b_per_image [] Angstrom^2, by which B
+    grows; loss_per_image []: the part of all intensities that is lost, exponentially; first: images
+    of the scan before that of position 0."""
+
+    b_per_image: Tensor
+    loss_per_image: Tensor
+    first: float = 0.0
+
+
+@dataclass(frozen=True)
+class Diffuse:
+    """Correlated displacements (`nanobragg_plugin.diffuse`): sigma [3] Angstrom, along the axes of
+    `mosaic.crystal_frame`; gamma [3] Angstrom, over which they are correlated; stencil: how many
+    indices away lattice points are looked at."""
+
+    sigma: Tensor
+    gamma: Tensor
+    stencil: int = 1
+
+
+@dataclass(frozen=True)
 class Crystal:
     """A crystal of mosaic domains.
 
     A [points, 3, 3]: columns a*, b*, c* in 1/Angstrom at goniometer datum; Ncells_abc [3]: unit
     cells of a domain along a, b, c; xtal_shape: one of XTAL_SHAPES; fudge []: scales the squared
     distance from the peak; spot_scale []: domains in the beam; umats [domains, 3, 3]: rotations
-    of the domains; mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R A h).
+    of the domains, or whatever else A is multiplied by (`mosaic.with_cells`; the `_star` shapes
+    measure distances with A all the same); mosaic_frame: `crystal` (r = R U A h) or `lab` (r = U R
+    A h); damage: by radiation, None: none;
+    diffuse: of displacements that weaken the spots, None: none.
     """
 
     A: Tensor
@@ -101,6 +126,8 @@ class Crystal:
     spot_scale: Tensor
     umats: Tensor
     mosaic_frame: str = "crystal"
+    damage: Damage | None = None
+    diffuse: Diffuse | None = None
 
     def __post_init__(self) -> None:
         if self.xtal_shape not in XTAL_SHAPES:

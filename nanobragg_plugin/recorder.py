@@ -132,7 +132,9 @@ class Recorder:
             intensity=float(seen["intensity"][m]),
         )
 
-    def sums(self, samples: tuple[Sample, ...], photons: Tensor, left_out: float) -> Sums:
+    def sums(
+        self, samples: tuple[Sample, ...], photons: Tensor, left_out: float, spots_left: float
+    ) -> Sums:
         """From the samples to photons [1]."""
         options, end = self.kernel.options, self.end
         captures = {sample.capture_fraction for sample in samples}
@@ -157,6 +159,7 @@ class Recorder:
             photons=float(photons),
             photons_float32=float(photons.float()),
             left_out=left_out,
+            spots_left=spots_left,
         )
 
 

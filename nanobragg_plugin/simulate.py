@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nanobragg_plugin import background, carryover
+from nanobragg_plugin import background, carryover, damage
 from nanobragg_plugin.background import Material
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.curve import Curve
 from nanobragg_plugin.geometry import numbered_pixels, pixel_numbers
-from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, sparse
+from nanobragg_plugin.kernels import amorphous, compiled, dense, derivatives, diffuse, sparse
 from nanobragg_plugin.kernels.dense import Pixels
 from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.prepared import Prepared
@@ -80,7 +80,44 @@ class Simulator:
         experiment's."""
         panels = range(len(self.experiment.panels))
         kernel = self.ready(exposure, fluence)
-        return [panel_image(kernel, panel, progress) for panel in panels]
+        images = [panel_image(kernel, panel, progress) for panel in panels]
+        spots = self.spots_left(exposure)
+        if spots is not None:
+            images = [image * left.to(image) for image, left in zip(images, spots)]
+        if self.experiment.crystal.diffuse is not None:
+            images = [a + b.to(a) for a, b in zip(images, self._diffuse(exposure, fluence))]
+        return images
+
+    def spots_left(self, exposure: Exposure) -> list[Tensor] | None:
+        """The part of the spots' photons [slow, fast] a panel that radiation damage and correlated
+        displacements leave; None: all."""
+        left = self._undamaged(exposure)
+        if self.experiment.crystal.diffuse is None:
+            return left
+        panels = range(len(self.experiment.panels))
+        still = [diffuse.spots_left(self.experiment, panel, exposure) for panel in panels]
+        return still if left is None else [a * b for a, b in zip(left, still)]
+
+    def _undamaged(self, exposure: Exposure) -> list[Tensor] | None:
+        """The part of the crystal's photons that radiation damage leaves; None: all."""
+        beam, damaged = self.experiment.beam, self.experiment.crystal.damage
+        if damaged is None:
+            return None
+
+        def make() -> list[Tensor]:
+            return [damage.stol_sqr(panel, beam, exposure) for panel in self.experiment.panels]
+
+        known = make() if torch.is_grad_enabled() else self._made_once("stol", None, make)
+        return [damage.part_left(damaged, exposure, stol_sqr) for stol_sqr in known]
+
+    def _diffuse(self, exposure: Exposure, fluence: float | Tensor | None) -> list[Tensor]:
+        """Expected photons [slow, fast] a panel of diffuse scattering."""
+        experiment = self._lit(fluence)
+        of = exposure, self.structure_factors.to(dtype=experiment.crystal.A.dtype), self.options
+        panels = range(len(experiment.panels))
+        images = [diffuse.scattered(experiment, panel, *of) for panel in panels]
+        left = self._undamaged(exposure)
+        return images if left is None else [a * b for a, b in zip(images, left)]
 
     @torch.no_grad()
     def scattered(self, exposure: Exposure, materials: tuple[Material, ...]) -> list[Tensor]:
@@ -140,14 +177,18 @@ class Simulator:
         return kernel
 
     def _kernel(self, exposure: Exposure, fluence: float | Tensor | None) -> dense.Kernel:
-        experiment = self.experiment
-        if fluence is not None:
-            like = experiment.beam.fluence
-            fluence = torch.as_tensor(fluence, dtype=like.dtype, device=like.device)
-            experiment = replace(experiment, beam=replace(experiment.beam, fluence=fluence))
         return dense.Kernel(
-            experiment, exposure, self.structure_factors, self.options, self.prepared
+            self._lit(fluence), exposure, self.structure_factors, self.options, self.prepared
         )
+
+    def _lit(self, fluence: float | Tensor | None) -> Experiment:
+        """The experiment with another fluence, if one is given."""
+        experiment = self.experiment
+        if fluence is None:
+            return experiment
+        like = experiment.beam.fluence
+        fluence = torch.as_tensor(fluence, dtype=like.dtype, device=like.device)
+        return replace(experiment, beam=replace(experiment.beam, fluence=fluence))
 
 
 def simulate(
@@ -157,7 +198,8 @@ def simulate(
     options: SimulationOptions | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Expected photons of one image, Bragg and `water_c_um`: [slow, fast] a panel, 0 where masked.
+    """Expected photons of one image, of the crystal and `water_c_um`: [slow, fast] a panel, 0 where
+    masked.
 
     Differentiable in every tensor of the experiment and in the structure factors; the memory
     is bounded by `options.batch_steps`, in the backward pass too, which evaluates each batch
@@ -173,8 +215,10 @@ def simulate_panel(
     structure_factors: StructureFactors,
     options: SimulationOptions,
 ) -> Tensor:
-    """Expected Bragg photons [slow, fast] of one panel of one image."""
-    return panel_image(Simulator(experiment, structure_factors, options).ready(exposure), panel)
+    """`simulate` of one panel, [slow, fast]."""
+    alone = replace(experiment, panels=(experiment.panels[panel],))
+    options = replace(options, layers=(options.layers_of(panel),))
+    return simulate(alone, exposure, structure_factors, options)[0]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def trace_pixel(
     """Trace a pixel; ValueError for one that is not simulated."""
     check_pixel(experiment, panel, slow, fast)
     options = replace(options, compile="never")
-    kernel = Simulator(experiment, structure_factors, options).ready(exposure)
+    simulator = Simulator(experiment, structure_factors, options)
+    kernel, left = simulator.ready(exposure), simulator.spots_left(exposure)
     pixel = torch.tensor([slow, fast], device=experiment.panels[panel].origin.device)
     cache = _cache(kernel, panel, pixel)
     in_image = None
@@ -73,9 +74,13 @@ def trace_pixel(
     kernel.watch = recorder
     answer, _ = _run(kernel, panel, pixel[None], cache)
     scale = R_E_SQR * experiment.beam.fluence
-    left_out = 0.0 if in_image is None else max(0.0, float(scale * (answer - in_image)))
+    spots_left = torch.ones_like(answer) if left is None else left[panel][slow, fast].to(answer)
+    left_out = 0.0
+    if in_image is not None:
+        left_out = max(0.0, float(scale * (answer - in_image) * spots_left))
     samples = recorder.samples()
-    sums = recorder.sums(samples, scale * answer, left_out)
+    photons = scale * answer * spots_left
+    sums = recorder.sums(samples, photons, left_out, float(spots_left))
     return Trace(_inputs(kernel, exposure, (panel, slow, fast)), samples, sums)
 
 

@@ -120,12 +120,13 @@ class Inputs:
 @dataclass(frozen=True)
 class Sums:
     """From the samples to photons = r_e_sqr fluence (I_weighted spot_scale + water) omega polar
-    / steps.
+    spots_left / steps.
 
     I_before_scaling: the sum of F_cell^2 F_latt^2; I_weighted: the same with the weights of the
     sources, the capture fractions, and what is taken at every sample. omega_pixel_sr, polar: as
     applied at the end, None if they are taken at every sample; capture_fraction: of all samples,
-    None if they differ. left_out: photons that images lack of these, because of the tolerance.
+    None if they differ. left_out: photons that images lack of these, because of the tolerance;
+    spots_left: the part that radiation damage and displacements leave; without diffuse scattering.
     """
 
     I_before_scaling: float
@@ -138,6 +139,7 @@ class Sums:
     photons: float
     photons_float32: float
     left_out: float
+    spots_left: float
 
 
 @dataclass(frozen=True)

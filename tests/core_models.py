@@ -19,6 +19,8 @@ from nanobragg_plugin.models import (
     XTAL_SHAPES,
     Beam,
     Crystal,
+    Damage,
+    Diffuse,
     Experiment,
     Exposure,
     Goniometer,
@@ -34,15 +36,19 @@ Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, Simulati
 
 @dataclass(frozen=True)
 class Setup:
-    """What is not differentiable. phi in radians; layers: of the sensor, 0 for no sensor;
-    varying: which models have their own values at the scan points; curved: whether the panels
-    are; indices: the largest Miller index in the table."""
+    """What is not differentiable. phi in radians; cells: whether domains have cells of their own;
+    damaged: whether by radiation; diffuse: whether it scatters diffusely;
+    layers: of the sensor, 0 for no sensor; varying: which models have their own values at the scan
+    points; curved: whether the panels are; indices: the largest Miller index in the table."""
 
     seed: int = 0
     xtal_shape: str = "square"
     mosaic_frame: str = "crystal"
     distribution: str = "gaussian"
     domains: int = 1
+    cells: bool = False
+    damaged: bool = False
+    diffuse: bool = False
     sources: int = 1
     phi: tuple[float, ...] = (0.3,)
     layers: int = 0
@@ -73,6 +79,7 @@ FEATURES = {
     "domains, crystal frame": Setup(domains=4, phi=(0.5, 0.6)),
     "domains, lab frame": Setup(domains=4, phi=(0.5, 0.6), mosaic_frame="lab"),
     "domains, cap": Setup(domains=3, distribution="cap"),
+    "domains of their own cells": Setup(domains=4, phi=(0.5, 0.6), cells=True),
     "sources": Setup(sources=3),
     "two panels": Setup(panels=2),
     "sub-pixels": Setup(options={"oversample": 3}),
@@ -146,6 +153,14 @@ def parameters(setup: Setup) -> dict[str, Tensor]:
         "thickness": around(0.9, spread=0.2)[0],
         "weight": around(*[1.0] * setup.sources, spread=0.6),
     }
+    if setup.cells:
+        values["cell_spread"] = around(0.01, spread=0.002)[0]
+    if setup.damaged:
+        values["b_per_image"] = around(3.0, spread=1.0)[0]
+        values["loss_per_image"] = around(0.1, spread=0.05)[0]
+    if setup.diffuse:
+        values["sigma"] = around(0.3, 0.2, 0.4, spread=0.05)
+        values["gamma"] = around(9, 7, 12, spread=1.0)
     if setup.curved:
         values["curved"] = around(-2, 1, -30, spread=1)
     return values
@@ -253,6 +268,12 @@ def _beam(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Beam:
 def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal:
     A = from_vector(values["misorientation"]) @ cell.b_matrix(values["cell"])
     umats = mosaic.mosaic_umats(values["spread"], setup.domains, setup.distribution, 7)
+    if setup.cells:
+        deviates = mosaic.gaussian_deviates(setup.domains, 8)
+        umats = mosaic.with_cells(umats, values["cell_spread"], deviates, A)
+    damage = None
+    if setup.damaged:
+        damage = Damage(values["b_per_image"], values["loss_per_image"], 5.0)
     return Crystal(
         A=_points(A, wobble, "crystal" in setup.varying),
         Ncells_abc=values["Ncells_abc"],
@@ -261,6 +282,8 @@ def _crystal(setup: Setup, values: dict[str, Tensor], wobble: Tensor) -> Crystal
         spot_scale=values["spot_scale"],
         umats=umats,
         mosaic_frame=setup.mosaic_frame,
+        damage=damage,
+        diffuse=Diffuse(values["sigma"], values["gamma"]) if setup.diffuse else None,
     )
 
 

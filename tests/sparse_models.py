@@ -30,8 +30,9 @@ Model = tuple[
 @dataclass(frozen=True)
 class Case:
     """edges: range of a, b, c, Angstrom; ncells: range of the domain's cells along each; phi:
-    steps; layers of the sensor, 0: none; drift: crystal and beam have values at two scan
-    points; same_way: all sources have one direction; options: SimulationOptions' own."""
+    steps; cell_spread: of the domains, relative; layers of the sensor, 0: none; drift: crystal and
+    beam have values at two scan points; same_way: all sources have one direction; options:
+    SimulationOptions' own."""
 
     seed: int = 0
     xtal_shape: str = "gauss"
@@ -41,6 +42,7 @@ class Case:
     image_size: tuple[int, int] = (43, 34)
     phi: int = 3
     domains: int = 3
+    cell_spread: float = 0.0
     sources: int = 2
     layers: int = 0
     same_way: bool = False
@@ -127,6 +129,9 @@ def _crystal(case: Case, uniform) -> models.Crystal:
     a_matrix = from_vector(uniform(3) * 2) @ b_matrix(torch.cat([edges, 75 + 30 * uniform(3)]))
     turns = [0.003 * i * (uniform(3) - 0.5) for i in range(2 if case.drift else 1)]
     umats = mosaic.mosaic_umats(0.004 * uniform(1)[0], case.domains, "gaussian", case.seed)
+    if case.cell_spread:
+        deviates = mosaic.gaussian_deviates(case.domains, case.seed + 1)
+        umats = mosaic.with_cells(umats, tensor(case.cell_spread), deviates, a_matrix)
     ncells = case.ncells[0] + (case.ncells[1] - case.ncells[0]) * uniform(3)
     fudge = 0.5 + uniform(1)[0]
     if case.xtal_shape.endswith("_star"):  # of their own width hardly a sample would be in a spot

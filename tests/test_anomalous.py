@@ -275,7 +275,8 @@ def test_an_image_of_two_colours_across_an_edge(tmp_cwd):
     def plan(wavelength: float, at: str, *more: str, fluence: float = 1e24):
         text = ["structure_factors.file=model.pdb", f"beam.fluence={fluence}"]
         text += [f"structure_factors.model.wavelength={at}", "structure_factors.d_min=2.5", *more]
-        text += ["crystal.Ncells_abc=8,8,8", "sampling.oversample=1", "compute.kernel=dense"]
+        text += ["structure_factors.model.algorithm=direct", "crystal.Ncells_abc=8,8,8"]
+        text += ["sampling.oversample=1", "compute.kernel=dense"]
         params = adapt.master_scope().fetch(parse("\n".join(text))).extract()
         beam = DxtbxBeam((0, 0, 1), wavelength)
         return adapt.plan(params, sim.sweep(beam=beam, crystal=crystal))

@@ -89,6 +89,25 @@ def test_gradcheck_of_the_cap(mosaic_frame):
     assert agrees_with_differences(setup, "spread", eps=1e-4, rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", ("b_per_image", "loss_per_image", "wavelength", "origin"))
+def test_gradcheck_of_a_damaged_crystal(name):
+    setup = replace(EVERYTHING, damaged=True)
+    assert agrees_with_differences(setup, name)
+
+
+@pytest.mark.parametrize(
+    "name", ("sigma", "gamma", "cell", "misorientation", "amplitudes", "wavelength", "spot_scale")
+)
+def test_gradcheck_of_diffuse_scattering(name):
+    setup = replace(EVERYTHING, diffuse=True, damaged=True, options={"oversample": 1})
+    assert agrees_with_differences(setup, name)
+
+
+@pytest.mark.parametrize("name", ("cell", "spread", "cell_spread"))
+def test_gradcheck_of_domains_with_their_own_cells(name):
+    assert agrees_with_differences(replace(EVERYTHING, cells=True), name)
+
+
 @pytest.mark.parametrize("name", ("cell", "misorientation", "axis_tilt", "beam_tilt", "wavelength"))
 def test_gradcheck_of_a_scan_varying_experiment(name):
     setup = replace(EVERYTHING, varying=("crystal", "beam", "wavelength", "setting"))

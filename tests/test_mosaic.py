@@ -12,6 +12,7 @@ from scipy import spatial
 from torch import Tensor
 
 from nanobragg_plugin import mosaic
+from nanobragg_plugin.cell import b_matrix
 from nanobragg_plugin.ran1 import Ran1
 
 
@@ -131,3 +132,116 @@ def test_one_domain_is_the_crystal_and_seeds_differ():
     assert torch.equal(first, again) and not torch.allclose(first, other)
     with pytest.raises(ValueError, match="neither gaussian nor cap"):
         mosaic.mosaic_umats(vector(0.1)[0], 1, "flat", 3)
+
+
+# ---- about the crystal's axes, and cells of their own
+
+TRICLINIC = (27.1, 31.9, 34.3, 88.5, 108.6, 111.8)
+
+
+def orientation(cell: tuple[float, ...] = TRICLINIC) -> tuple[np.ndarray, Tensor]:
+    """U, and A = U B by the textbook's B of that cell (test_core_physics compares it)."""
+    turn = spatial.transform.Rotation.from_rotvec([0.5, -0.8, 1.3]).as_matrix()
+    return turn, torch.tensor(turn) @ b_matrix(vector(*cell))
+
+
+def test_the_crystals_frame_is_u():
+    """Of A = U B with the PDB's B; and a is its first axis, b in the plane of the first two."""
+    turn, a_matrix = orientation()
+    frame = mosaic.crystal_frame(a_matrix).numpy()
+    np.testing.assert_allclose(frame, turn, atol=1e-14)
+    a, b, _ = np.linalg.inv(a_matrix.numpy())
+    assert a @ frame[:, 0] == pytest.approx(np.linalg.norm(a)) and abs(b @ frame[:, 2]) < 1e-12
+
+
+def test_the_frame_is_dxtbxs_u():
+    dxtbx_model = pytest.importorskip("dxtbx.model", reason="needs dxtbx")
+    _, a_matrix = orientation()
+    a, b, c = (tuple(row) for row in np.linalg.inv(a_matrix.numpy()))
+    crystal = dxtbx_model.Crystal(a, b, c, space_group_symbol="P1")
+    found = mosaic.crystal_frame(torch.tensor(crystal.get_A()).reshape(3, 3).double())
+    np.testing.assert_allclose(found.flatten(), crystal.get_U(), atol=1e-14)
+
+
+@pytest.mark.parametrize("domains", (4, 16, 500))
+def test_the_spread_about_each_of_the_crystals_axes(domains):
+    """The covariance of the rotation vectors, by scipy, in the crystal's frame is diagonal, each
+    spread squared; whatever the orientation, and however few the domains."""
+    turn, a_matrix = orientation()
+    spreads = vector(0.001, 0.004, 0.02)
+    frame = mosaic.crystal_frame(a_matrix)
+    umats = mosaic.mosaic_umats(spreads, domains, "gaussian", 3, frame)
+    assert is_rotation(umats)
+    vectors = spatial.transform.Rotation.from_matrix(umats.numpy()).as_rotvec() @ turn
+    covariance = vectors.T @ vectors / domains
+    scale = np.outer(spreads, spreads)
+    np.testing.assert_allclose(covariance / scale, np.eye(3), atol=1e-8)
+
+
+def test_equal_spreads_are_the_isotropic_one_in_another_frame():
+    """Deviates about the crystal's axes: U_m of the crystal at datum turned by U."""
+    turn, a_matrix = orientation()
+    frame = mosaic.crystal_frame(a_matrix)
+    three = mosaic.mosaic_umats(vector(0.01, 0.01, 0.01), 9, "gaussian", 3, frame).numpy()
+    one = mosaic.mosaic_umats(vector(0.01)[0], 9, "gaussian", 3).numpy()
+    np.testing.assert_allclose(three, turn @ one @ turn.T, atol=1e-15)
+
+
+def test_a_spread_about_one_axis_leaves_that_axis():
+    """Rotations about a alone: points h00 do not move; 0k0 do, by angle times length, in the plane
+    at right angles to a; of a monoclinic cell, whose b* is along its second axis."""
+    _, a_matrix = orientation((30.0, 40.0, 50.0, 90.0, 105.0, 90.0))
+    frame = mosaic.crystal_frame(a_matrix)
+    umats = mosaic.mosaic_umats(vector(0.01, 0, 0), 200, "gaussian", 3, frame)
+    a = torch.linalg.inv(a_matrix)[0]
+    assert ((umats @ a) - a).abs().max() < 1e-13
+    moved = umats @ a_matrix[:, 1] - a_matrix[:, 1]
+    along = (moved @ frame).square().mean(0).sqrt() * 40
+    # towards the axis by 1 - cos, whose mean square of a gaussian is 3/4 sigma^4 (8.7e-5)^2
+    assert along[0] < 1e-14 and along[1] < 9e-5 and abs(along[2] / 0.01 - 1) < 1e-4
+
+
+def test_domains_have_edges_of_their_own():
+    """Of cells that reciprocal matrices have by cctbx's definition: sigma of the logarithms of the
+    edges is the spread, the angles are the crystal's."""
+    uctbx = pytest.importorskip("cctbx.uctbx", reason="needs cctbx")
+    _, a_matrix = orientation()
+    deviates = mosaic.gaussian_deviates(200, 3, 6)
+    turns = mosaic.gaussian_umats(vector(0.01)[0], deviates[:, :3])
+    umats = mosaic.with_cells(turns, vector(0.002)[0], deviates[:, 3:], a_matrix)
+    reals = np.linalg.inv((umats @ a_matrix).numpy())
+    metrics = [(real @ real.T) for real in reals]
+    symmetric = [tuple(m[i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
+                 for m in metrics]  # fmt: skip
+    cells = np.array([uctbx.unit_cell(metrical_matrix=m).parameters() for m in symmetric])
+    logs = np.log(cells[:, :3] / TRICLINIC[:3])
+    np.testing.assert_allclose(np.cov(logs.T, bias=True) / 0.002**2, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(logs.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(cells[:, 3:] - TRICLINIC[3:], 0, atol=1e-9)
+
+
+def test_deviates_of_any_dimension():
+    for dimensions in (1, 2, 6):
+        deviates = mosaic.gaussian_deviates(50, 3, dimensions)
+        covariance = deviates.T @ deviates / 50
+        torch.testing.assert_close(covariance, torch.eye(dimensions).double(), atol=1e-12, rtol=0)
+        assert deviates.mean(0).abs().max() < 1e-12
+    few = mosaic.gaussian_deviates(5, 3, 6)  # too few to be white
+    assert few.square().mean() == pytest.approx(1) and torch.isfinite(few).all()
+    assert mosaic.gaussian_deviates(1, 3, 6).tolist() == [[0.0] * 6]
+
+
+def test_gradients_of_the_spreads():
+    _, a_matrix = orientation()
+    deviates = mosaic.gaussian_deviates(5, 3)
+
+    def turned(spreads: Tensor, a_matrix: Tensor) -> Tensor:
+        return mosaic.gaussian_umats(spreads, deviates, mosaic.crystal_frame(a_matrix))
+
+    def strained(spread: Tensor, a_matrix: Tensor) -> Tensor:
+        return mosaic.with_cells(torch.eye(3).double()[None], spread, deviates, a_matrix)
+
+    of_a = 30 * a_matrix  # of the size of 1
+    for function, spread in ((turned, vector(0.1, 0, 0.3)), (strained, vector(0.1)[0])):
+        arguments = (spread.requires_grad_(), of_a.clone().requires_grad_())
+        assert torch.autograd.gradcheck(function, arguments)

@@ -141,6 +141,7 @@ GONIOMETER = "geometry.goniometer."
 NO_FLUENCE = ("beam.fluence",)
 FLUX = ("beam.flux=1e12", "beam.exposure_s=0.1", "beam.beamsize_mm=0.01")
 SPREAD = ("crystal.mosaic.spread_deg=0.5", "crystal.mosaic.domains=3")
+DIFFUSE = ("crystal.diffuse.sigma_ang=0.5,0.5,0.4", "crystal.diffuse.gamma_ang=20,20,40")
 HORIZONTAL, VERTICAL = ("beam.hdivrange_mrad=12",), ("beam.vdivrange_mrad=8",)
 DISPERSION = ("beam.dispersion_percent=2",)
 GAUSSIAN_SPECTRUM = (
@@ -293,6 +294,7 @@ ACTS = {
     },
     "crystal.Ncells_abc": Act("crystal.Ncells_abc=9,5,4"),
     "crystal.domain_size_ang": Act("crystal.domain_size_ang=400"),
+    "crystal.domain_size_spread_percent": Act("crystal.domain_size_spread_percent=20"),
     "crystal.xtal_shape": Act("crystal.xtal_shape=square"),
     "crystal.fudge": Act("crystal.fudge=2"),
     "crystal.size_mm": Act("crystal.size_mm=0.01,0.01,0.01", without=("crystal.spot_scale",)),
@@ -300,6 +302,13 @@ ACTS = {
     "crystal.lattices": Act("crystal.lattices=apart", models="lattices"),
     "crystal.lattice_scales": Act("crystal.lattice_scales=1,2", models="lattices"),
     "crystal.mosaic.spread_deg": Act("crystal.mosaic.spread_deg=1", base=SPREAD),
+    "crystal.mosaic.spread_abc_deg": Act("crystal.mosaic.spread_abc_deg=0.5,0,1"),
+    "crystal.cell_spread_percent": Act("crystal.cell_spread_percent=1"),
+    "crystal.diffuse.sigma_ang": Act("crystal.diffuse.sigma_ang=0.6,0.5,0.4", base=DIFFUSE),
+    "crystal.diffuse.gamma_ang": Act("crystal.diffuse.gamma_ang=20,30,40", base=DIFFUSE),
+    "crystal.diffuse.stencil": Act("crystal.diffuse.stencil=2", base=DIFFUSE),
+    "crystal.damage.b_per_image": Act("crystal.damage.b_per_image=9"),
+    "crystal.damage.loss_per_image": Act("crystal.damage.loss_per_image=0.1"),
     "crystal.mosaic.domains": Act("crystal.mosaic.domains=4", base=SPREAD),
     "crystal.mosaic.distribution": Act("crystal.mosaic.distribution=cap", base=SPREAD),
     "crystal.mosaic.frame": Act("crystal.mosaic.frame=lab", base=SPREAD),

@@ -39,6 +39,7 @@ CASES = st.builds(
     panels=st.integers(1, 2),
     phi=st.integers(1, 4),
     domains=st.integers(1, 5),
+    cell_spread=st.sampled_from((0.0, 0.02)),
     sources=st.integers(1, 3),
     layers=st.integers(0, 2),
     same_way=BOOLEANS,
@@ -62,6 +63,18 @@ def test_something_is_left_out_of_every_shape(shape):
     assert (sparse == 0).sum() > 0.1 * len(sparse) and sparse.max() > 0.999 * dense.max()
     if not shape.startswith("tophat"):  # of pixels that are kept, terms are left out
         assert ((sparse > 0) & (sparse < dense)).any()
+
+
+@pytest.mark.parametrize("shape", XTAL_SHAPES)
+def test_domains_of_their_own_cells(shape):
+    """Whose matrices are no rotations: the bounds do not take them for such."""
+    for seed in range(3):
+        case = Case(seed, shape, ncells=(10, 40), domains=9, cell_spread=0.03)
+        dense, sparse = compared(build(case), 1e-5)
+        same_cells, _ = compared(build(replace(case, cell_spread=0.0)), 1e-5)
+        assert (dense - same_cells).abs().max() > 1e-3 * dense.max()
+        if not shape.startswith("tophat"):  # whose terms are all or nothing
+            assert (sparse < dense).any()
 
 
 def test_every_tolerance():

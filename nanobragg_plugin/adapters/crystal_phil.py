@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cctbx import sgtbx, uctbx
-from dxtbx.model import Crystal
+from dxtbx.model import Crystal, MosaicCrystalKabsch2010, MosaicCrystalSauter2014
 from libtbx.utils import Sorry
 from scitbx import matrix
 
@@ -16,7 +16,7 @@ from nanobragg_plugin.adapters import checks
 def crystal_from_phil(params: Any, crystal: Crystal | None = None) -> Crystal:
     """The crystal that the extracted scope describes; what it leaves open is that of `crystal`,
     if there is one: its cell, its orientation (then misset_deg keeps it where not given), its
-    space group. The result is static."""
+    space group, its mosaic model. The result is static."""
     if params.A_matrix is None and params.unit_cell is None and crystal is None:
         raise Sorry("there is no crystal: give geometry.crystal.unit_cell, or an experiment list")
     if params.A_matrix is not None and (params.unit_cell or params.misset_deg):
@@ -33,6 +33,18 @@ def crystal_from_phil(params: Any, crystal: Crystal | None = None) -> Crystal:
             f"the cell {cell} does not have the symmetry of {space_group.info()}: mend "
             "geometry.crystal.unit_cell or space_group"
         )
+    return with_mosaicity(result, crystal)
+
+
+def with_mosaicity(result: Crystal, crystal: Crystal | None) -> Crystal:
+    """The result with the mosaic model of `crystal`, where that has one."""
+    if isinstance(crystal, MosaicCrystalKabsch2010):
+        result = MosaicCrystalKabsch2010(result)
+        result.set_mosaicity(crystal.get_mosaicity())
+    elif isinstance(crystal, MosaicCrystalSauter2014):
+        result = MosaicCrystalSauter2014(result)
+        result.set_half_mosaicity_deg(crystal.get_half_mosaicity_deg())
+        result.set_domain_size_ang(crystal.get_domain_size_ang())
     return result
 
 

@@ -100,6 +100,13 @@ def select_images(experiment: Experiment, image_range: Sequence[int] | None) -> 
     return sliced
 
 
+def images_before(experiment: Experiment, chosen: Experiment) -> int:
+    """Images of an experiment's scan before those that were chosen of it; 0 of a still."""
+    if experiment.scan is None:
+        return 0
+    return chosen.scan.get_image_range()[0] - experiment.scan.get_image_range()[0]
+
+
 @dataclass(frozen=True)
 class Lookup:
     """What an experiment list names files for, an array [slow, fast] a panel, or None: mask bool,

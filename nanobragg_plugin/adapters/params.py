@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -13,21 +12,22 @@ from libtbx import Auto
 from libtbx.phil import parse
 from libtbx.utils import Sorry
 
-from nanobragg_plugin import mosaic, sampling
+from nanobragg_plugin import domain_sizes, sampling
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import (
     anomalous,
     beam_sources,
     beam_spectrum,
     checks,
+    damage_phil,
+    diffuse_phil,
     models,
     sampling_phil,
 )
 from nanobragg_plugin.adapters.anomalous import Amplitudes
+from nanobragg_plugin.adapters.crystal_params import crystal_of
 from nanobragg_plugin.adapters.fluence import fluence_of_images
 from nanobragg_plugin.adapters.phil_values import positive
-from nanobragg_plugin.cell import edges, volume
-from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Beam, Experiment, Exposure, Panel, SimulationOptions
 from nanobragg_plugin.sources import split_sources
 from nanobragg_plugin.structure_factors import StructureFactors
@@ -42,8 +42,6 @@ SUBJECTS = (
     "noise",
     "output",
 )
-#: Domains that are simulated where there is a spread and no number is given.
-MOSAIC_DOMAINS = 16
 
 
 def master_scope() -> Any:
@@ -127,12 +125,14 @@ def plan(
     params: Any,
     dxtbx_experiment: Any,
     mask: Sequence[Any] | None = None,
+    before: int = 0,
     scales: Sequence[float] | None = None,
     like: Plan | None = None,
 ) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
-    mask: a bool array [slow, fast] a panel, True where good, or None; scales: see
+    mask: a bool array [slow, fast] a panel, True where good, or None; before: images of the
+    crystal's scan before the experiment's first (`load.images_before`); scales: see
     `fluence_of_images`; like: a plan of the same detector, mask and amplitudes, whose panels and
     amplitudes this one takes.
     """
@@ -154,9 +154,12 @@ def plan(
         panels = panels_of(params, dxtbx_experiment.detector, mask, beam)
     else:
         panels = like.experiment.panels
-    crystal, crystal_note = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
+    sample = crystal_of(params.crystal, params.beam, dxtbx_experiment, device)
     beam = beam_sources.with_sources(beam, params.beam, spectrum)
     goniometer = models.goniometer(dxtbx_experiment.goniometer, device)
+    damage, damage_note = damage_phil.damage_of(params, dxtbx_experiment, before, device)
+    diffuse, diffuse_note = diffuse_phil.diffuse_of(params, dxtbx_experiment.crystal, device)
+    crystal = replace(sample.crystal, damage=damage, diffuse=diffuse)
     experiment = Experiment(panels, beam, goniometer, crystal)
     if like is None:
         amplitudes, summary = anomalous.amplitudes_of_beam(
@@ -167,8 +170,8 @@ def plan(
         )
     else:
         amplitudes, summary = like.amplitudes, like.summary
-    first, *more = _parts(experiment, amplitudes)
-    phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan)
+    first, *more = _parts(experiment, amplitudes, params.crystal.domain_size_spread_percent)
+    phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan, sample.spread)
     options = sampling_phil.options_of(params, experiment)
     result = Plan(
         dxtbx_experiment,
@@ -183,7 +186,8 @@ def plan(
             *spectrum_notes,
             *beam_spectrum.streak_notes(params.beam.spectrum, experiment),
             fluence_note,
-            crystal_note,
+            *sample.notes,
+            *(note for note in (damage_note, diffuse_note) if note),
             str(summary),
             sampling_phil.sampling_note(options, phisteps, experiment),
         ),
@@ -196,18 +200,25 @@ def plan(
     return result
 
 
-def _parts(experiment: Experiment, amplitudes: Sequence[Amplitudes]) -> list[Part]:
-    """The experiment by the groups of its sources that have amplitudes of their own."""
+def _parts(
+    experiment: Experiment, amplitudes: Sequence[Amplitudes], size_spread: float
+) -> list[Part]:
+    """The experiment by the sizes of its domains, spread by so many percent, and by the groups of
+    its sources that have amplitudes of their own."""
     device = experiment.beam.direction.device
-    if len(amplitudes) == 1:
-        return [Part(experiment, amplitudes[0].structure_factors.to(device=device))]
-    beams = split_sources(experiment.beam, [group.sources for group in amplitudes])
+    beams = [experiment.beam]
+    if len(amplitudes) > 1:
+        groups = split_sources(experiment.beam, [group.sources for group in amplitudes])
+        beams = [replace(beam, fluence=share * beam.fluence) for beam, share in groups]
+    crystals = (experiment.crystal,)
+    if size_spread:
+        relative = torch.as_tensor(size_spread / 100).to(experiment.crystal.A)
+        crystals = domain_sizes.crystals_of_sizes(experiment.crystal, relative)
+    tables = [group.structure_factors.to(device=device) for group in amplitudes]
     return [
-        Part(
-            replace(experiment, beam=replace(beam, fluence=share * beam.fluence)),
-            group.structure_factors.to(device=device),
-        )
-        for (beam, share), group in zip(beams, amplitudes)
+        Part(replace(experiment, beam=beam, crystal=crystal), table)
+        for crystal in crystals
+        for beam, table in zip(beams, tables)
     ]
 
 
@@ -237,68 +248,6 @@ def torch_device(name: str, parameter: str = "compute.device") -> torch.device:
             f"{parameter}={name} cannot be used here ({str(error).splitlines()[0]}); try cpu"
         ) from error
     return device
-
-
-def crystal_of(params: Any, beam_params: Any, experiment: Any, device: Any) -> tuple[Any, str]:
-    """The core's crystal, and a line for the log."""
-    a_matrix = models.crystal_orientation(experiment.crystal)[0]
-    ncells = [float(n) for n in params.Ncells_abc]
-    if params.domain_size_ang is not None:
-        ncells = [max(1.0, round(params.domain_size_ang / float(e))) for e in edges(a_matrix)]
-    spread, domains = params.mosaic.spread_deg, params.mosaic.domains
-    if domains is Auto:
-        domains = MOSAIC_DOMAINS if spread > 0 else 1
-    if spread == 0 and domains > 1:
-        raise Sorry(
-            f"crystal.mosaic.domains={domains} without crystal.mosaic.spread_deg: all domains "
-            "would be alike; give the spread"
-        )
-    umats = None
-    if spread > 0:
-        seed = mosaic_seed(params.mosaic)
-        radians = torch.tensor(spread / RTD, dtype=torch.float64)
-        umats = mosaic.mosaic_umats(radians, domains, params.mosaic.distribution, seed)
-    spot_scale, how = spot_scale_of(params, beam_params, ncells, float(volume(a_matrix)))
-    options = models.CrystalOptions(
-        ncells,
-        params.xtal_shape,
-        params.fudge,
-        spot_scale,
-        umats,
-        params.mosaic.frame,
-    )
-    note = (
-        f"Crystal: {params.xtal_shape} domains of {' x '.join(f'{n:g}' for n in ncells)} cells, "
-        f"{spot_scale:.4g} in the beam ({how}); mosaic spread {spread:g} degrees in {domains} "
-        "orientations"
-    )
-    return models.crystal(experiment.crystal, options, device), note
-
-
-def mosaic_seed(params: Any) -> int:
-    """The seed of the domains' orientations; params: the PHIL scope crystal.mosaic, extracted."""
-    if params.seed is not None:
-        return params.seed
-    return mosaic.CLASSIC_SEED if params.distribution == "cap" else 0
-
-
-def spot_scale_of(
-    params: Any, beam_params: Any, ncells: list[float], cell_volume: float
-) -> tuple[float, str]:
-    """Domains in the beam, and where the figure came from."""
-    if params.size_mm is not None:
-        positive(params.size_mm, "crystal.size_mm")
-    if params.spot_scale is not None:
-        return positive(params.spot_scale, "crystal.spot_scale"), "as given"
-    if params.size_mm is None:
-        return 1.0, "a single domain: no crystal.size_mm"
-    size = list(params.size_mm)
-    if beam_params.beamsize_mm:
-        beam_size = positive(beam_params.beamsize_mm, "beam.beamsize_mm")
-        size[:2] = [min(size[0], beam_size[0]), min(size[1], beam_size[-1])]
-    domain = math.prod(ncells) * cell_volume  # Angstrom^3; 1 mm is 1e7 Angstrom
-    scale = math.prod(size) * 1e21 / domain
-    return scale, f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm^3 illuminated"
 
 
 def _check_carryover(made: Plan) -> None:

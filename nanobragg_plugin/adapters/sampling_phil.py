@@ -21,8 +21,8 @@ from nanobragg_plugin.models import Beam, Experiment, Layers, Panel, SimulationO
 MAX_STEPS, MAX_SIMULTANEOUS = 10**9, 10**7
 
 
-def phisteps_of(params: Any, experiment: Experiment, scan: Any) -> int:
-    """phi steps of an image; 1 of a still."""
+def phisteps_of(params: Any, experiment: Experiment, scan: Any, spread: float) -> int:
+    """phi steps of an image of a crystal of mosaic spread, radians; 1 of a still."""
     given, step = params.sampling.phisteps, params.sampling.phistep_deg
     if not checks.is_rotation(scan):
         if given not in (Auto, 1) or step is not None:
@@ -41,7 +41,7 @@ def phisteps_of(params: Any, experiment: Experiment, scan: Any) -> int:
         return given
     if step is not None:
         return max(1, math.ceil(width / (step / RTD) - 1e-9))
-    return sampling.auto_phisteps(experiment, params.crystal.mosaic.spread_deg / RTD, width)
+    return sampling.auto_phisteps(experiment, spread, width)
 
 
 def options_of(params: Any, experiment: Experiment) -> SimulationOptions:

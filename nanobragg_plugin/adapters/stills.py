@@ -15,7 +15,7 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
-from nanobragg_plugin.adapters import beam_spectrum, checks
+from nanobragg_plugin.adapters import beam_spectrum, checks, crystal_params, crystal_phil
 from nanobragg_plugin.noise import generator
 
 #: Standard deviations to which what must stay positive or small is cut.
@@ -72,9 +72,8 @@ class Stills:
             return params
         params = copy.copy(params)
         params.crystal = crystal = copy.copy(params.crystal)
-        crystal.Ncells_abc = [max(1.0, scale * n) for n in crystal.Ncells_abc]
-        if crystal.domain_size_ang is not None:
-            crystal.domain_size_ang *= scale
+        cells = crystal_params.cells_of_domain(crystal, self.base.crystal)
+        crystal.Ncells_abc, crystal.domain_size_ang = [max(1.0, scale * n) for n in cells], None
         return params
 
     def _log_normal(self, index: int, what: str, percent: float) -> float:
@@ -118,7 +117,8 @@ class Stills:
         cell = self._cell(index)
         basis = np.array(cell.orthogonalization_matrix()).reshape(3, 3)
         vectors = (orientation @ basis).T  # a, b, c: A = U B has their reciprocals for columns
-        return Crystal(*(tuple(map(float, row)) for row in vectors), space_group=space_group)
+        rows = (tuple(map(float, row)) for row in vectors)
+        return crystal_phil.with_mosaicity(Crystal(*rows, space_group=space_group), model)
 
     def _cell(self, index: int) -> uctbx.unit_cell:
         cell, percent = self.base.crystal.get_unit_cell(), self.params.cell_sigma_percent

@@ -31,6 +31,7 @@ from libtbx import Auto
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
+from nanobragg_plugin.adapters import crystal_params
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.run import (
     arguments,
@@ -80,7 +81,10 @@ def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
     sets = data_sets.data_sets(params, listed)
     text = phil_scope.format(params).as_str()
-    seeds = {"noise": params.noise.seed, "mosaic": adapt.mosaic_seed(params.crystal.mosaic)}
+    seeds = {
+        "noise": params.noise.seed,
+        "mosaic": crystal_params.mosaic_seed(params.crystal.mosaic),
+    }
     if params.stills.count is not None:
         seeds["stills"] = params.stills.seed
     record = provenance.provenance(text, inputs, seeds)

@@ -52,8 +52,9 @@ def _run(args: list[str]) -> None:
     detector_phil.set_panels([source], params.detector)
     chosen = load.select_images(source, params.sampling.image_range)
     index, number = image_of(params.image, chosen.scan)
+    before = load.images_before(source, chosen)
     scales = fluence.scales_of_chosen(scales, source, chosen)
-    plan = adapt.plan(params, chosen, load.lookup(source).mask, scales)
+    plan = adapt.plan(params, chosen, load.lookup(source).mask, before, scales)
     if plan.more:
         raise Sorry(
             f"the beam has {len(plan.parts)} groups of wavelengths with amplitudes of their own: "
@@ -67,7 +68,10 @@ def _run(args: list[str]) -> None:
         params.panel,
         *params.pixel,
     )
-    report = dataclasses.replace(report, image=number, notes=plan.notes)
+    notes = plan.notes
+    if plan.experiment.crystal.diffuse is not None:
+        notes = (*notes, "Traced are the spots: images have the diffuse scattering besides")
+    report = dataclasses.replace(report, image=number, notes=notes)
     print(report.json() if params.json else report.text())
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import detector_phil, fluence, geometry_phil, lattices, load, stills
+from nanobragg_plugin.adapters import (
+    crystal_params,
+    detector_phil,
+    fluence,
+    geometry_phil,
+    lattices,
+    load,
+    stills,
+)
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.run.images import Detection, Images, Stills
@@ -73,7 +81,9 @@ def _of_crystals(
         chosen = load.select_images(source, params.sampling.image_range)
         like = plans[0] if plans and _same_amplitudes(params, sources[0], source) else None
         own = fluence.scales_of_chosen(scales, source, chosen)
-        plan = adapt.plan(_of_lattice(params, lattice), chosen, lookup.mask, own, like)
+        before = load.images_before(source, chosen)
+        of = _of_lattice(params, lattice), chosen, lookup.mask, before, own, like
+        plan = adapt.plan(*of)
         plans.append(_scaled(plan, params.crystal.lattice_scales, lattice))
     detection = Detection.of(params, number, lookup, plans[0].dxtbx_experiment)
     return DataSet(Images(plans, detection), tuple(sources), params.detector.gain_file)
@@ -95,7 +105,7 @@ def _of_lattice(params: Any, lattice: int) -> Any:
     params = copy.copy(params)
     params.crystal = copy.copy(params.crystal)
     params.crystal.mosaic = mosaic = copy.copy(params.crystal.mosaic)
-    words = f"nanobragg lattice {adapt.mosaic_seed(mosaic)} {lattice}"
+    words = f"nanobragg lattice {crystal_params.mosaic_seed(mosaic)} {lattice}"
     mosaic.seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") >> 2
     return params
 

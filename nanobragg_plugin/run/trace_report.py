@@ -195,6 +195,7 @@ def _formula(trace: Trace) -> str:
     factors.append(scattered if sums.water == 0 else f"({scattered} + water)")
     factors += ["omega_pixel"] if sums.omega_pixel_sr is not None else []
     factors += ["polar"] if sums.polar is not None else []
+    factors += ["spots_left"] if sums.spots_left != 1 else []
     return " * ".join(factors) + " / steps (the capture_fraction is within I_weighted)"
 
 
