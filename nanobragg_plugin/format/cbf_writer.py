@@ -1,0 +1,100 @@
+"""Writes simulated images as full imgCIF/CBF files, one an image, that stock dxtbx reads.
+
+A miniCBF header knows only detectors that face a beam along z; the axes of a full one hold any.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+import numpy as np
+import pycbf
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.format.cbf_tables import ROOT, panel_name, tables
+from nanobragg_plugin.format.image_files import FilePerImage, exclusive_range, models_of_image
+from nanobragg_plugin.format.nxmx_frames import scan_axes
+
+#: The item with the exact models, which no reader but ours looks at.
+MODELS = "nanobragg", "models"
+
+
+class CbfWriter(FilePerImage):
+    """See `FilePerImage`. Pixels are int32, byte offset or, of several panels and of stills, packed
+    (that is how stock dxtbx tells them). Bad pixels get imgCIF's undefined value, which is the
+    largest whole number below the panel's trusted range.
+
+    Raises Sorry for what a CBF file, or the stock reader of one, does not hold.
+    """
+
+    dtype = np.dtype("int32")
+    kind = "CBF"
+
+    def __init__(self, template, experiment, **options):
+        super().__init__(template, experiment, **options)
+        if len(set(self._shapes)) > 1:
+            raise Sorry(
+                f"A CBF file cannot be read with panels of different sizes, and these have "
+                f"{sorted(set(self._shapes))} pixels (slow, fast): use output.format=nxmx"
+            )
+        axes = scan_axes(experiment, 0)[0]
+        if {axis.name for axis in axes} & {ROOT, "SOURCE"}:
+            raise Sorry(
+                f"A goniometer's axis named {ROOT} or SOURCE cannot be written to a CBF file: "
+                "rename it, or use output.format=nxmx"
+            )
+        self._packed = len(self._shapes) > 1 or not axes
+
+    def bad_value(self, panel: int) -> float | None:
+        low, high = exclusive_range(self._experiment.detector[panel])
+        if not low < high or math.floor(low) < np.iinfo(self.dtype).min:
+            return None
+        return math.floor(low)
+
+    def _write_file(self, path, index: int, panels: list[np.ndarray]) -> None:
+        handle = pycbf.cbf_handle_struct()
+        handle.new_datablock(f"image_{self._numbers[index]:05d}".encode())
+        for name, columns, rows in self._tables(index):
+            _add(handle, name, columns, rows)
+        text = models_of_image(self._experiment, index, self._provenance)
+        _add(handle, MODELS[0], MODELS[1:], [("\n".join(textwrap.wrap(text, 76)),)])
+        _add(handle, "array_data", ("array_id", "binary_id", "data"), [])
+        for i, values in enumerate(panels):
+            self._add_pixels(handle, i, values)
+        flags = pycbf.MIME_HEADERS | pycbf.MSG_DIGEST | pycbf.PAD_4K
+        handle.write_widefile(str(path).encode(), pycbf.CBF, flags, 0)
+
+    def _tables(self, index: int) -> list:
+        compression = "packed" if self._packed else "byte_offset"
+        return tables(self._experiment, index, self._numbers[index], compression)
+
+    def _add_pixels(self, handle, panel: int, values: np.ndarray) -> None:
+        handle.new_row()
+        handle.rewind_column()
+        for value in (panel_name(panel), str(panel + 1)):
+            handle.set_value(value.encode())
+            handle.next_column()
+        slow, fast = values.shape
+        compression = pycbf.CBF_PACKED if self._packed else pycbf.CBF_BYTE_OFFSET
+        data = np.ascontiguousarray(values, "<i4").tobytes()
+        handle.set_integerarray_wdims_fs(
+            compression, panel + 1, data, 4, 1, values.size, b"little_endian", fast, slow, 1, 0
+        )
+
+
+def _add(handle, name: str, columns, rows) -> None:
+    """A table to an open pycbf handle; numbers to the last bit of a float64."""
+    handle.new_category(name.encode())
+    for column in columns:
+        handle.new_column(column.encode())
+    for row in rows:
+        handle.new_row()
+        handle.rewind_column()
+        for number, value in enumerate(row):
+            if number:
+                handle.next_column()
+            text = repr(float(value)) if isinstance(value, float) else str(value)
+            handle.set_value(text.encode())
+            if value == ".":
+                handle.set_typeofvalue(b"null")

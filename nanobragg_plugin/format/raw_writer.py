@@ -1,0 +1,53 @@
+"""Writes simulated images as bare numbers, for programs that know nothing of DIALS."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from nanobragg_plugin.format.image_files import NUMBER, FilePerImage, image_path
+from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_to_dict
+
+
+class RawWriter(FilePerImage):
+    """See `FilePerImage`. A file is the panels one after the other, little-endian float32
+    ``[slow, fast]`` each, as nanoBragg.c's floatimage.bin is one. A JSON file beside them,
+    `description_path`, says what they hold.
+    """
+
+    dtype = np.dtype("<f4")
+    kind = "raw"
+
+    def close(self) -> None:
+        super().close()
+        path = description_path(self._template)
+        panels, offset = [], 0
+        for shape in self._shapes:
+            panels.append({"shape_slow_fast": list(shape), "byte_offset": offset})
+            offset += 4 * shape[0] * shape[1]
+        files = [image_path(self._template, number).name for number in self._numbers]
+        content = {
+            "format_version": FORMAT_VERSION,
+            "dtype": "float32",
+            "byte_order": "little_endian",
+            "bytes_per_file": offset,
+            "panels": panels,
+            "files": [{"image": n, "name": name} for n, name in zip(self._numbers, files)],
+            "bad_pixels": [np.argwhere(bad).tolist() for bad in self._bad],
+            "models": experiment_to_dict(self._experiment),
+            "provenance": self._provenance,
+        }
+        self.names.append(path)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def _write_file(self, path, index: int, panels: list[np.ndarray]) -> None:
+        with open(path, "wb") as handle:
+            for values in panels:
+                handle.write(np.ascontiguousarray(values).tobytes())
+
+
+def description_path(template: Path) -> Path:
+    """The JSON file beside files of a template: out_raw.json beside out_#####.bin."""
+    return template.with_name(template.name.replace(f"_{NUMBER}.bin", "_raw.json"))
