@@ -38,6 +38,7 @@ from nanobragg_plugin.run import (
     preview,
     provenance,
     sweep,
+    writers,
 )
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.simulate")
@@ -74,12 +75,14 @@ def _run(args: list[str]) -> None:
 
 def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
+    form = writers.Form.of(params.output)
     if len(listed):
         sources = load.sweeps(listed)
         geometry_phil.override(sources, params.geometry)
     else:
         sources = [geometry_phil.experiment_from_phil(params.geometry)]
     detector_phil.set_panels(sources, params.detector)
+    writers.fit_panels(sources, form)
     plans, detections = [], []
     for number, source in enumerate(sources):
         lookup = load.lookup(source)
@@ -88,29 +91,34 @@ def simulate(params, listed, files, inputs) -> None:
         detections.append(sweep.Detection.of(params, number, lookup, chosen))
         which = [f"Sweep {number + 1} of {len(sources)}:"] if len(sources) > 1 else []
         logger.info("\n".join([*which, *plans[-1].notes]))
+    images = []
+    for path, plan, detection in zip(files.images, plans, detections):
+        form.check(plan.dxtbx_experiment, detection.response.rounded)
+        images += form.files(path, plan.dxtbx_experiment, plan.n_images)
+    files.check_images(images, params.output, inputs)
     text = phil_scope.format(params).as_str()
     seeds = {"noise": params.noise.seed, "mosaic": adapt.mosaic_seed(params.crystal.mosaic)}
     record = provenance.provenance(text, inputs, seeds)
-    first = simulate_sweeps(plans, detections, files, record, params.output.compression)
+    first = simulate_sweeps(plans, detections, files, record, form)
     written = []
     for source, plan, path in zip(sources, plans, files.images):
-        written += experiments.output_experiments(source, plan.dxtbx_experiment, path)
+        written += experiments.output_experiments(source, plan.dxtbx_experiment, path, form)
     if files.preview:
         model = plans[0].dxtbx_experiment
         preview.write_preview(files.preview, first, model.detector, model.beam)
         logger.info("Wrote a picture of the first image to %s", files.preview)
     provenance.write_json(files.provenance, record)
     experiments.write_experiments(files.experiments, written)
-    logger.info("Wrote the experiment list to %s", files.experiments)
+    logger.info("Wrote the experiment list to %s%s", files.experiments, form.note)
 
 
-def simulate_sweeps(plans, detections, files, record, compression) -> list:
+def simulate_sweeps(plans, detections, files, record, form) -> list:
     """Write the images of all sweeps; the pixel values of the very first."""
     firsts, total = [], sum(plan.n_images for plan in plans)
     bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     with files.staged() as paths, bar:
         for plan, path, detection in zip(plans, paths, detections):
-            first = sweep.run_sweep(plan, path, detection, record, compression, bar.update)
+            first = sweep.run_sweep(plan, path, detection, record, form, bar.update)
             firsts = firsts or first
     for plan, path in zip(plans, files.images):
         logger.info("Wrote %d images to %s", plan.n_images, path)

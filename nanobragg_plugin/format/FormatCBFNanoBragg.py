@@ -7,7 +7,6 @@ polarization, crystal.
 from __future__ import annotations
 
 import numpy as np
-import pycbf
 from dxtbx import flumpy
 from dxtbx.format.FormatCBF import FormatCBF
 from dxtbx.format.FormatCBFFull import FormatCBFFull

@@ -20,6 +20,8 @@ FRAME, SCAN, DIFFRN = "FRAME1", "SCAN1", "DIFFRN1"
 DETECTOR, MEASUREMENT, WAVELENGTH = "DETECTOR1", "GONIOMETER1", "WAVELENGTH1"
 #: The axis on which all panels depend; `equipment_component` makes it a group to dxtbx.
 ROOT = "DETECTOR_ROOT"
+SOURCE = "SOURCE"
+PANEL = "PANEL_"
 
 Rows = list[tuple]
 #: A table: its category, its columns, its rows.
@@ -50,8 +52,8 @@ def polarization_angle(beam) -> float:
 
 
 def panel_name(number: int) -> str:
-    """dxtbx sorts panels by name nowhere, other readers may."""
-    return f"PANEL_{number:05d}"
+    """Of a panel's array; sorted by name they stay in the detector's order."""
+    return f"{PANEL}{number:05d}"
 
 
 def _beam(beam) -> list[Table]:
@@ -147,7 +149,7 @@ def _detector(detector) -> list[Table]:
 def _axes(experiment, axes: list[RotationAxis]) -> Table:
     zero = (0.0, 0.0, 0.0)
     source = experiment.beam.get_sample_to_source_direction()
-    rows = [("SOURCE", "general", "source", ".", *source, *zero, ".")]
+    rows = [(SOURCE, "general", "source", ".", *source, *zero, ".")]
     outer = "."
     for axis in reversed(axes):
         vector = axis.vector / np.linalg.norm(axis.vector)

@@ -12,7 +12,7 @@ import numpy as np
 import pycbf
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.format.cbf_tables import ROOT, panel_name, tables
+from nanobragg_plugin.format.cbf_tables import PANEL, ROOT, SOURCE, panel_name, tables
 from nanobragg_plugin.format.image_files import FilePerImage, exclusive_range, models_of_image
 from nanobragg_plugin.format.nxmx_frames import scan_axes
 
@@ -33,18 +33,22 @@ class CbfWriter(FilePerImage):
 
     def __init__(self, template, experiment, **options):
         super().__init__(template, experiment, **options)
-        if len(set(self._shapes)) > 1:
+        self._packed = len(self._shapes) > 1 or not scan_axes(experiment, 0)[0]
+
+    @classmethod
+    def check(cls, experiment) -> None:
+        sizes = sorted({panel.get_image_size() for panel in experiment.detector})
+        if len(sizes) > 1:
             raise Sorry(
-                f"A CBF file cannot be read with panels of different sizes, and these have "
-                f"{sorted(set(self._shapes))} pixels (slow, fast): use output.format=nxmx"
+                f"CBF files are not read right with panels of different sizes, and these have "
+                f"{sizes} pixels (fast, slow): use output.format=nxmx"
             )
-        axes = scan_axes(experiment, 0)[0]
-        if {axis.name for axis in axes} & {ROOT, "SOURCE"}:
-            raise Sorry(
-                f"A goniometer's axis named {ROOT} or SOURCE cannot be written to a CBF file: "
-                "rename it, or use output.format=nxmx"
-            )
-        self._packed = len(self._shapes) > 1 or not axes
+        for axis in scan_axes(experiment, 0)[0]:
+            if axis.name == ROOT or axis.name == SOURCE or axis.name.startswith(PANEL):
+                raise Sorry(
+                    f"The goniometer's axis {axis.name} has a name that a CBF file needs itself: "
+                    "rename it, or use output.format=nxmx"
+                )
 
     def bad_value(self, panel: int) -> float | None:
         low, high = exclusive_range(self._experiment.detector[panel])

@@ -13,7 +13,6 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_from_dict
 
-
 #: A header that unpacks to more is none of ours: files come from strangers.
 MAX_BYTES = 1 << 26
 

@@ -90,10 +90,11 @@ class FilePerImage:
     kind: str  # as messages call the files
 
     def __init__(self, template, experiment, *, n_images=None, provenance=None, mask=None):
+        self.n_images = number_of_images(experiment, n_images)
+        self.check(experiment)
         self._template = Path(template)
         self._experiment = experiment
         self._provenance = provenance or {}
-        self.n_images = number_of_images(experiment, n_images)
         self._numbers = image_numbers(experiment, self.n_images)
         for number in (self._numbers[0], self._numbers[-1]):
             image_path(self._template, number)
@@ -106,6 +107,10 @@ class FilePerImage:
         self._bad = [~one for one in good]
         self.names: list[Path] = []
         self._written: set[int] = set()
+
+    @classmethod
+    def check(cls, experiment) -> None:
+        """Sorry for an experiment whose images such files, or their readers, do not hold."""
 
     def __enter__(self):
         return self

@@ -14,7 +14,8 @@ from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_to_di
 class RawWriter(FilePerImage):
     """See `FilePerImage`. A file is the panels one after the other, little-endian float32
     ``[slow, fast]`` each, as nanoBragg.c's floatimage.bin is one. A JSON file beside them,
-    `description_path`, says what they hold.
+    the first of `companions`, says what they hold. Where pixels are bad, the second of them is a
+    byte for each pixel in the same order, 1 for a good one.
     """
 
     dtype = np.dtype("<f4")
@@ -22,7 +23,8 @@ class RawWriter(FilePerImage):
 
     def close(self) -> None:
         super().close()
-        path = description_path(self._template)
+        path, mask = companions(self._template)
+        masked = any(bad.any() for bad in self._bad)
         panels, offset = [], 0
         for shape in self._shapes:
             panels.append({"shape_slow_fast": list(shape), "byte_offset": offset})
@@ -35,10 +37,13 @@ class RawWriter(FilePerImage):
             "bytes_per_file": offset,
             "panels": panels,
             "files": [{"image": n, "name": name} for n, name in zip(self._numbers, files)],
-            "bad_pixels": [np.argwhere(bad).tolist() for bad in self._bad],
+            "mask": mask.name if masked else None,
             "models": experiment_to_dict(self._experiment),
             "provenance": self._provenance,
         }
+        if masked:
+            self.names.append(mask)
+            mask.write_bytes(b"".join((~bad).astype(np.uint8).tobytes() for bad in self._bad))
         self.names.append(path)
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -48,6 +53,7 @@ class RawWriter(FilePerImage):
                 handle.write(np.ascontiguousarray(values).tobytes())
 
 
-def description_path(template: Path) -> Path:
-    """The JSON file beside files of a template: out_raw.json beside out_#####.bin."""
-    return template.with_name(template.name.replace(f"_{NUMBER}.bin", "_raw.json"))
+def companions(template: Path) -> list[Path]:
+    """Beside files out_#####.bin: out_raw.json and out_raw_mask.bin."""
+    names = ("_raw.json", "_raw_mask.bin")
+    return [template.with_name(template.name.replace(f"_{NUMBER}.bin", name)) for name in names]

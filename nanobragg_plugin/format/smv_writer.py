@@ -31,11 +31,11 @@ class SmvWriter(FilePerImage):
     dtype = np.dtype("uint16")
     kind = "SMV"
 
-    def __init__(self, template, experiment, **options):
-        super().__init__(template, experiment, **options)
-        if len(self._shapes) != 1:
+    @classmethod
+    def check(cls, experiment) -> None:
+        if len(experiment.detector) != 1:
             raise Sorry(
-                f"An SMV file holds one panel, the detector has {len(self._shapes)}: use "
+                f"An SMV file holds one panel, the detector has {len(experiment.detector)}: use "
                 "output.format=nxmx or cbf"
             )
         low, high = exclusive_range(experiment.detector[0])

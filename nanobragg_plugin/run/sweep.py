@@ -20,8 +20,8 @@ from nanobragg_plugin.adapters import background_phil, detector_phil
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Plan, torch_device
 from nanobragg_plugin.background import Material
-from nanobragg_plugin.format.nxmx_writer import NXmxWriter
 from nanobragg_plugin.response import Detector, Response
+from nanobragg_plugin.run.writers import NXMX, Form, open_writer
 from nanobragg_plugin.simulate import Simulator
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.sweep")
@@ -146,31 +146,31 @@ def run_sweep(
     path: Path,
     detection: Detection,
     provenance: dict[str, Any],
-    compression: str = "gzip",
+    form: Form = NXMX,
     progress: Callable[[], None] = lambda: None,
 ) -> list[np.ndarray]:
-    """Simulate every image into the NXmx file `path`; the pixel values of the first one.
+    """Simulate every image into `path`, as `Outputs.images` has it; the pixels of the first one.
 
-    The file appears only when it is whole: killed or failed, nothing is left under its name.
+    A file appears only when it is whole: killed or failed, no part of one is under its name.
     """
     first, simulator = None, simulator_of(plan)
     detector = detection.detector(plan.dxtbx_experiment.detector)
     good, rounded = _good(plan, detector if detection.masked else None), detection.response.rounded
     exposures = detection.exposures or [math.inf] * plan.n_images
-    with NXmxWriter(
+    with open_writer(
+        form,
         path,
         plan.dxtbx_experiment,
         n_images=plan.n_images,
-        dtype="int32" if rounded else "float32",
-        compression=compression,
+        rounded=rounded,
         provenance=provenance,
         mask=good,
-        expected=not rounded,
     ) as writer:
         for index in range(plan.n_images):
             expected = expected_photons(simulator, plan, index, detection)
             values = readout(plan, index, expected, detector, exposures[index])
-            writer.write(index, values)
+            kept = [image.cpu().numpy() for image in expected] if form.expected else None
+            writer.write(index, values, kept)
             if first is None:
                 first = values
                 brightest = max(float(image.max()) for image in expected)

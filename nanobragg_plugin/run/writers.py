@@ -1,0 +1,152 @@
+"""Which writer makes the images, and whether it can hold them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dxtbx.model import Experiment
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.format.cbf_writer import CbfWriter
+from nanobragg_plugin.format.image_files import NUMBER, ImageWriter, image_numbers, image_path
+from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.format.raw_writer import RawWriter, companions
+from nanobragg_plugin.format.smv_writer import SmvWriter
+
+logger = logging.getLogger("dials.nanobragg_plugin.run.writers")
+
+#: Those that write a file for every image, and how its name ends; NXmx has one for all.
+FILE_PER_IMAGE = {"cbf": CbfWriter, "smv": SmvWriter, "raw": RawWriter}
+ENDINGS = {
+    "nxmx": ".nxs",
+    "cbf": f"_{NUMBER}.cbf",
+    "smv": f"_{NUMBER}.img",
+    "raw": f"_{NUMBER}.bin",
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What images are written as: format, a key of `ENDINGS`; compression, of NXmx; expected:
+    whether the photons that were expected stand beside the pixels."""
+
+    format: str = "nxmx"
+    compression: str = "gzip"
+    expected: bool = False
+
+    @classmethod
+    def of(cls, params: Any) -> Form:
+        """From the extracted `output` scope; `Sorry` for what no file of the format has."""
+        if params.format != "nxmx":
+            if params.expected:
+                raise Sorry(
+                    f"output.expected=True needs output.format=nxmx: {params.format} files have no "
+                    "place for a second data set"
+                )
+            if params.compression != "gzip":
+                raise Sorry(
+                    f"output.compression={params.compression} does nothing for "
+                    f"output.format={params.format}: leave it away"
+                )
+        return cls(params.format, params.compression, params.expected)
+
+    def check(self, experiment: Experiment, rounded: bool) -> None:
+        """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;
+        rounded: whether pixel values are whole numbers."""
+        if self.format not in FILE_PER_IMAGE:
+            return
+        if not rounded and self.format != "raw":
+            raise Sorry(
+                f"noise.poisson=False makes fractions of photons, {self.format} files hold whole "
+                "numbers: use output.format=nxmx or raw"
+            )
+        FILE_PER_IMAGE[self.format].check(experiment)
+        varying = [
+            name
+            for name, points in (
+                ("beam", experiment.beam.num_scan_points),
+                ("goniometer", getattr(experiment.goniometer, "num_scan_points", 0)),
+            )
+            if points
+        ]
+        if varying and self.format != "raw":
+            logger.warning(
+                "The %s changes along the scan, which the headers of %s files do not say: import "
+                "the experiment list that is written, not the images",
+                " and the ".join(varying),
+                self.format,
+            )
+
+    def files(self, path: Path, experiment: Experiment, n_images: int) -> list[Path]:
+        """All files of a sweep, the images' first, in their order; path: as `Outputs.images`."""
+        if self.format not in FILE_PER_IMAGE:
+            return [path]
+        images = [image_path(path, number) for number in image_numbers(experiment, n_images)]
+        return [*images, *companions(path)] if self.format == "raw" else images
+
+    @property
+    def note(self) -> str:
+        """What the log says of an experiment list."""
+        return " (models only: raw files are no images to DIALS)" if self.format == "raw" else ""
+
+
+#: The default.
+NXMX = Form()
+
+
+def open_writer(
+    form: Form,
+    path: Path,
+    experiment: Experiment,
+    *,
+    n_images: int,
+    rounded: bool,
+    provenance: dict,
+    mask: list[np.ndarray] | None,
+) -> ImageWriter:
+    """What writes a sweep's images; rounded: whether pixel values are whole numbers; mask: bool
+    ``[slow, fast]`` a panel, True where a pixel is good."""
+    options = {"n_images": n_images, "provenance": provenance, "mask": mask}
+    if form.format in FILE_PER_IMAGE:
+        return FILE_PER_IMAGE[form.format](path, experiment, **options)
+    return NXmxWriter(
+        path,
+        experiment,
+        dtype="int32" if rounded else "float32",
+        compression=form.compression,
+        expected=not rounded,
+        with_expected=form.expected,
+        **options,
+    )
+
+
+def fit_panels(experiments: Sequence[Experiment], form: Form) -> None:
+    """Let panels trust no more than the files hold: those of SMV files 0 to 65534, what is more
+    being written as 65535, an overload."""
+    if form.format != "smv":
+        return
+    step = 1 if trusted_range_is_inclusive() else 0
+    made: dict[int, tuple[Any, Any]] = {}
+    for experiment in experiments:
+        before = experiment.detector
+        if id(before) not in made:  # `before` is kept, so that its id stays its own
+            made[id(before)] = before, copy.deepcopy(before)
+            for number, panel in enumerate(made[id(before)][1]):
+                low, high = panel.get_trusted_range()
+                if not low < high:  # not set
+                    low, high = -1 + step, 65535 - step
+                fitted = max(low, -1 + step), min(high, 65535 - step)
+                if not fitted[0] < fitted[1]:
+                    raise Sorry(
+                        f"Panel {number} trusts values from {low:g} to {high:g}, none of which SMV "
+                        "files hold (0 to 65534): use output.format=cbf"
+                    )
+                panel.set_trusted_range(fitted)
+        experiment.detector = made[id(before)][1]
