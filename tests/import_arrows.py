@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACKAGE = "nanobragg_plugin"
 
-DIALS = {"cctbx", "dials", "dxtbx", "iotbx", "libtbx", "mmtbx", "scitbx"}
+DIALS = {"cctbx", "dials", "dxtbx", "iotbx", "libtbx", "mmtbx", "pycbf", "scitbx"}
 NUMERIC = {"h5py", "matplotlib", "numpy", "scipy", "tqdm"}
 
 # The lowest stratum of the core: nothing of ours below it but itself.

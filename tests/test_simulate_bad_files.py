@@ -26,6 +26,7 @@ from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import load
 from nanobragg_plugin.run import sweep as run_sweep
+from nanobragg_plugin.run import writers
 
 LOG = "nanobragg.simulate.log"
 COMMAND = str(Path(sys.executable).with_name("nanobragg.simulate"))
@@ -258,7 +259,7 @@ def test_failures_while_writing(when, failure, words, expt, monkeypatch) -> None
         raise failure
 
     Path("simulated.nxs").write_text("precious")
-    monkeypatch.setattr(run_sweep.NXmxWriter, when, fail)
+    monkeypatch.setattr(writers.NXmxWriter, when, fail)
     assert words in sim.refused(expt, *sim.QUICK, "output.overwrite=True")
 
 

@@ -28,9 +28,9 @@ Rows = list[tuple]
 Table = tuple[str, tuple[str, ...], Rows]
 
 
-def tables(experiment, index: int, number: int, compression: str) -> list[Table]:
-    """All but the pixels of image ``index``, from 0; number: that the scan gives it; compression:
-    of the pixels, as imgCIF calls it."""
+def tables(experiment, index: int, number: int, compressions: list[str]) -> list[Table]:
+    """All but the pixels of image ``index``, from 0; number: that the scan gives it; compressions:
+    of the panels' pixels, as imgCIF calls them."""
     axes, start, width = scan_axes(experiment, index)
     return [
         ("diffrn", ("id", "crystal_id"), [(DIFFRN, "simulated")]),
@@ -41,7 +41,7 @@ def tables(experiment, index: int, number: int, compression: str) -> list[Table]
         *_settings(axes, start, width, experiment.detector),
         *_detector(experiment.detector),
         _axes(experiment, axes),
-        *_arrays(experiment.detector, compression),
+        *_arrays(experiment.detector, compressions),
     ]
 
 
@@ -167,7 +167,7 @@ def _axes(experiment, axes: list[RotationAxis]) -> Table:
     return "axis", columns, rows
 
 
-def _arrays(detector, compression: str) -> list[Table]:
+def _arrays(detector, compressions: list[str]) -> list[Table]:
     """How the pixels of a panel lie, and what their values mean."""
     lists, steps, kinds, intensities = [], [], [], []
     for i, panel in enumerate(detector):
@@ -177,7 +177,7 @@ def _arrays(detector, compression: str) -> list[Table]:
                 (name, axis + 1, panel.get_image_size()[axis], axis + 1, "increasing", way)
             )
             steps.append((way, way, 0.0, panel.get_pixel_size()[axis]))
-        kinds.append((name, "signed 32-bit integer", compression, "little_endian"))
+        kinds.append((name, "signed 32-bit integer", compressions[i], "little_endian"))
         low, high = exclusive_range(panel)
         intensities.append((name, i + 1, "linear", panel.get_gain(), 0.0, high, low))
     values = "gain", "gain_esd", "overload", "undefined_value"

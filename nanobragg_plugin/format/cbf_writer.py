@@ -5,6 +5,7 @@ A miniCBF header knows only detectors that face a beam along z; the axes of a fu
 
 from __future__ import annotations
 
+import errno
 import math
 import textwrap
 
@@ -21,8 +22,8 @@ MODELS = "nanobragg", "models"
 
 
 class CbfWriter(FilePerImage):
-    """See `FilePerImage`. Pixels are int32, byte offset or, of several panels and of stills, packed
-    (that is how stock dxtbx tells them). Bad pixels get imgCIF's undefined value, which is the
+    """See `FilePerImage`. Pixels are int32, compressed by byte offset, but for those of the first
+    panel of several and those of stills, which are packed (CCP4's). Bad pixels get imgCIF's undefined value, which is the
     largest whole number below the panel's trusted range.
 
     Raises Sorry for what a CBF file, or the stock reader of one, does not hold.
@@ -33,10 +34,14 @@ class CbfWriter(FilePerImage):
 
     def __init__(self, template, experiment, **options):
         super().__init__(template, experiment, **options)
-        self._packed = len(self._shapes) > 1 or not scan_axes(experiment, 0)[0]
+        one_of_a_scan = len(self._shapes) == 1 and bool(scan_axes(experiment, 0)[0])
+        # stock dxtbx's class for byte offset, which it asks first, looks at the first array of a
+        # file, and knows neither several panels nor stills: that array is packed in these
+        self._first = "byte_offset" if one_of_a_scan else "packed"
 
     @classmethod
     def check(cls, experiment) -> None:
+        super().check(experiment)
         sizes = sorted({panel.get_image_size() for panel in experiment.detector})
         if len(sizes) > 1:
             raise Sorry(
@@ -67,11 +72,14 @@ class CbfWriter(FilePerImage):
         for i, values in enumerate(panels):
             self._add_pixels(handle, i, values)
         flags = pycbf.MIME_HEADERS | pycbf.MSG_DIGEST | pycbf.PAD_4K
-        handle.write_widefile(str(path).encode(), pycbf.CBF, flags, 0)
+        try:
+            handle.write_widefile(str(path).encode(), pycbf.CBF, flags, 0)
+        except Exception as error:  # pycbf has no other class
+            raise OSError(errno.EIO, " ".join(str(error).split())) from error
 
     def _tables(self, index: int) -> list:
-        compression = "packed" if self._packed else "byte_offset"
-        return tables(self._experiment, index, self._numbers[index], compression)
+        others = ["byte_offset"] * (len(self._shapes) - 1)
+        return tables(self._experiment, index, self._numbers[index], [self._first, *others])
 
     def _add_pixels(self, handle, panel: int, values: np.ndarray) -> None:
         handle.new_row()
@@ -80,7 +88,8 @@ class CbfWriter(FilePerImage):
             handle.set_value(value.encode())
             handle.next_column()
         slow, fast = values.shape
-        compression = pycbf.CBF_PACKED if self._packed else pycbf.CBF_BYTE_OFFSET
+        packed = panel == 0 and self._first == "packed"
+        compression = pycbf.CBF_PACKED if packed else pycbf.CBF_BYTE_OFFSET
         data = np.ascontiguousarray(values, "<i4").tobytes()
         handle.set_integerarray_wdims_fs(
             compression, panel + 1, data, 4, 1, values.size, b"little_endian", fast, slow, 1, 0

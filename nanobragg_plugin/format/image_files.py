@@ -111,6 +111,13 @@ class FilePerImage:
     @classmethod
     def check(cls, experiment) -> None:
         """Sorry for an experiment whose images such files, or their readers, do not hold."""
+        scan = experiment.scan
+        if scan is not None and not scan.is_still() and scan.get_oscillation()[1] < 0:
+            raise Sorry(
+                f"The scan turns backwards, by {scan.get_oscillation()[1]:g} degrees an image, which "
+                f"dxtbx does not read from {cls.kind} files: give the goniometer the opposite axis "
+                "and the scan opposite angles"
+            )
 
     def __enter__(self):
         return self
@@ -141,7 +148,9 @@ class FilePerImage:
             self._write_file(temporary, index, values)
             os.replace(temporary, path)
         except OSError as error:
-            raise Sorry(f"Cannot write {path}: {error.strerror or error}") from error
+            raise Sorry(
+                f"{path} cannot be written: {error.strerror or error}; make room, or write elsewhere"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         self._written.add(index)

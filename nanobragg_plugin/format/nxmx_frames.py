@@ -90,21 +90,12 @@ def goniometer_axes(goniometer, num_images: int) -> list[RotationAxis]:
 
 def scan_axes(experiment, index: int) -> tuple[list[RotationAxis], float, float]:
     """The goniometer's axes, the one next to the crystal first, and the scan's start and width of
-    image ``index``, degrees; no axes of an image that does not turn.
-
-    A scan that turns backwards is one that turns forwards about the opposite axis: stock readers
-    do not turn backwards.
-    """
+    image ``index``, degrees; no axes of an image that does not turn."""
     scan, goniometer = experiment.scan, experiment.goniometer
     if scan is None or goniometer is None or scan.is_still():
         return [], 0.0, 0.0
     start, width = scan.get_oscillation(deg=True)
-    start += index * width
-    axes = goniometer_axes(goniometer, 2)
-    if width > 0:
-        return axes, start, width
-    turned = [RotationAxis(a.name, -a.vector, a.angle, True) if a.scans else a for a in axes]
-    return turned, -start, -width
+    return goniometer_axes(goniometer, 2), start + index * width, width
 
 
 def _named_axes(goniometer) -> list[RotationAxis]:

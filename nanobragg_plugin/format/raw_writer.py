@@ -21,6 +21,10 @@ class RawWriter(FilePerImage):
     dtype = np.dtype("<f4")
     kind = "raw"
 
+    @classmethod
+    def check(cls, experiment) -> None:
+        """Bare numbers are of anything."""
+
     def close(self) -> None:
         super().close()
         path, mask = companions(self._template)

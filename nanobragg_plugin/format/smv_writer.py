@@ -33,6 +33,7 @@ class SmvWriter(FilePerImage):
 
     @classmethod
     def check(cls, experiment) -> None:
+        super().check(experiment)
         if len(experiment.detector) != 1:
             raise Sorry(
                 f"An SMV file holds one panel, the detector has {len(experiment.detector)}: use "
@@ -121,8 +122,7 @@ def _rotation(experiment, index: int) -> list[tuple]:
         values = [start if axis.scans else axis.angle for axis in axes]
         vectors = [axis.vector / np.linalg.norm(axis.vector) for axis in axes]
         (scanned,) = (name for name, axis in zip(names, axes) if axis.scans)
-        backwards = scan.get_oscillation()[1] < 0
-        vector = [-x if backwards else x for x in experiment.goniometer.get_rotation_axis()]
+        vector = experiment.goniometer.get_rotation_axis()
     # d*TREK has the axis next to the crystal last
     outwards = [x for one in reversed(vectors) for x in one]
     return [
