@@ -128,7 +128,7 @@ def test_backward_scans(tmp_path) -> None:
     """dxtbx 3.11 does not even slice them."""
     experiment = ifh.experiment_of(0)
     experiment.scan = Scan((1, 3), (20.0, -0.5))
-    with pytest.raises(Sorry, match="turns backwards, by -0.5 degrees"):
+    with pytest.raises(Sorry, match="turns backwards, -0.5 degrees"):
         write(tmp_path, experiment, [])
 
 

@@ -8,12 +8,11 @@ origin, on one axis that all panels share.
 
 from __future__ import annotations
 
-import datetime
 import math
 
 import numpy as np
 
-from nanobragg_plugin.format.image_files import exclusive_range
+from nanobragg_plugin.format.image_files import exclusive_range, times_of_image
 from nanobragg_plugin.format.nxmx_frames import RotationAxis, scan_axes
 
 FRAME, SCAN, DIFFRN = "FRAME1", "SCAN1", "DIFFRN1"
@@ -83,12 +82,8 @@ def _goniometer(axes: list[RotationAxis]) -> list[Table]:
 
 
 def _scan(scan, index: int, number: int) -> list[Table]:
-    exposure = epoch = 0.0
-    if scan is not None:
-        exposure, epoch = scan.get_exposure_times()[index], scan.get_epochs()[index]
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=epoch)
-    date = moment.isoformat(timespec="milliseconds")
-    frame = [(FRAME, number, exposure, SCAN, date)]
+    exposure, moment = times_of_image(scan, index)
+    frame = [(FRAME, number, exposure, SCAN, moment.isoformat(timespec="milliseconds"))]
     return [
         (
             "diffrn_scan",

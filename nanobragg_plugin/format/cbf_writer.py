@@ -23,14 +23,15 @@ MODELS = "nanobragg", "models"
 
 class CbfWriter(FilePerImage):
     """See `FilePerImage`. Pixels are int32, compressed by byte offset, but for those of the first
-    panel of several and those of stills, which are packed (CCP4's). Bad pixels get imgCIF's undefined value, which is the
-    largest whole number below the panel's trusted range.
+    panel of several and those of stills, which are packed (CCP4's). Bad pixels get imgCIF's
+    undefined value, which is the largest whole number below the panel's trusted range.
 
     Raises Sorry for what a CBF file, or the stock reader of one, does not hold.
     """
 
     dtype = np.dtype("int32")
     kind = "CBF"
+    mend = "use output.format=raw, or set detector.saturation_adu"
 
     def __init__(self, template, experiment, **options):
         super().__init__(template, experiment, **options)
@@ -57,7 +58,7 @@ class CbfWriter(FilePerImage):
 
     def bad_value(self, panel: int) -> float | None:
         low, high = exclusive_range(self._experiment.detector[panel])
-        if not low < high or math.floor(low) < np.iinfo(self.dtype).min:
+        if not np.iinfo(self.dtype).min <= low < high:
             return None
         return math.floor(low)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import secrets
 from pathlib import Path
@@ -59,6 +60,16 @@ def image_numbers(experiment, n_images: int) -> list[int]:
     return list(range(first, first + n_images))
 
 
+def times_of_image(scan, index: int) -> tuple[float, datetime.datetime]:
+    """The exposure time, s, and when an image was taken (UTC), as the scan has them; else 0 s, 1970."""
+    exposures, epochs = ([], []) if scan is None else (scan.get_exposure_times(), scan.get_epochs())
+    exposure = exposures[index] if index < len(exposures) else 0.0
+    epoch = epochs[index] if index < len(epochs) else 0.0
+    # datetime ends with the year 9999
+    seconds = epoch if abs(epoch) < 6e10 else 0.0
+    return exposure, datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)
+
+
 def models_of_image(experiment, index: int, provenance: dict) -> str:
     """What one image was made from, for its header: its own part of the scan, models as they are
     without scan points (which an experiment list keeps for all images), provenance.
@@ -88,6 +99,7 @@ class FilePerImage:
 
     dtype: np.dtype
     kind: str  # as messages call the files
+    mend: str  # what to do about values that they do not hold
 
     def __init__(self, template, experiment, *, n_images=None, provenance=None, mask=None):
         self.n_images = number_of_images(experiment, n_images)
@@ -114,9 +126,9 @@ class FilePerImage:
         scan = experiment.scan
         if scan is not None and not scan.is_still() and scan.get_oscillation()[1] < 0:
             raise Sorry(
-                f"The scan turns backwards, by {scan.get_oscillation()[1]:g} degrees an image, which "
-                f"dxtbx does not read from {cls.kind} files: give the goniometer the opposite axis "
-                "and the scan opposite angles"
+                f"The scan turns backwards, {scan.get_oscillation()[1]:g} degrees an image, which"
+                f" dxtbx does not read from {cls.kind} files: give the goniometer the opposite axis"
+                " and the scan opposite angles"
             )
 
     def __enter__(self):
@@ -148,8 +160,9 @@ class FilePerImage:
             self._write_file(temporary, index, values)
             os.replace(temporary, path)
         except OSError as error:
+            reason = error.strerror or str(error)
             raise Sorry(
-                f"{path} cannot be written: {error.strerror or error}; make room, or write elsewhere"
+                f"{path} cannot be written: {reason}; make room, or write elsewhere"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -172,7 +185,8 @@ class FilePerImage:
         self.names.clear()
 
     def _values(self, panel: int, array: np.ndarray, path: Path) -> np.ndarray:
-        values = stored(array, self.dtype, self._trusted[panel], f"Panel {panel} of {path}")
+        where = f"Panel {panel} of {path}"
+        values = stored(array, self.dtype, self._trusted[panel], where, self.mend)
         bad = self.bad_value(panel)
         if bad is None or not self._bad[panel].any():
             return values

@@ -240,8 +240,14 @@ def _create(path: Path, temporary: Path) -> h5py.File:
         raise Sorry(f"Cannot write {path}: {error}") from error
 
 
-def stored(array: np.ndarray, dtype: np.dtype, trusted, where: str) -> np.ndarray:
-    """Pixel values as they are stored, see `NXmxWriter.write`."""
+def stored(
+    array: np.ndarray,
+    dtype: np.dtype,
+    trusted,
+    where: str,
+    mend: str = "write int32 or float32",
+) -> np.ndarray:
+    """Pixel values as they are stored, see `NXmxWriter.write`; where, mend: for messages."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise Sorry(f"{where}: the simulation gave values that are not finite")
     if dtype.kind == "f":
@@ -253,9 +259,9 @@ def stored(array: np.ndarray, dtype: np.dtype, trusted, where: str) -> np.ndarra
     info = np.iinfo(dtype)
     low, high = values.min(initial=0), values.max(initial=0)
     if low < info.min and not is_untrusted(info.min, trusted):
-        raise Sorry(f"{where}: {low:.0f} is less than {dtype.name} holds; write int32 or float32")
+        raise Sorry(f"{where}: {low:.0f} is less than {dtype.name} holds; {mend}")
     if high > info.max and not is_untrusted(info.max, trusted):
-        raise Sorry(f"{where}: {high:.0f} is more than {dtype.name} holds; write int32 or float32")
+        raise Sorry(f"{where}: {high:.0f} is more than {dtype.name} holds; {mend}")
     if low < info.min or high > info.max:
         values = np.clip(values, info.min, info.max)
     return values.astype(dtype)

@@ -20,6 +20,7 @@ class RawWriter(FilePerImage):
 
     dtype = np.dtype("<f4")
     kind = "raw"
+    mend = "use output.format=nxmx"
 
     @classmethod
     def check(cls, experiment) -> None:
@@ -29,27 +30,34 @@ class RawWriter(FilePerImage):
         super().close()
         path, mask = companions(self._template)
         masked = any(bad.any() for bad in self._bad)
+        try:
+            if masked:
+                self.names.append(mask)
+                mask.write_bytes(b"".join((~bad).astype(np.uint8).tobytes() for bad in self._bad))
+            self.names.append(path)
+            text = json.dumps(self._description(mask.name if masked else None), indent=1)
+            path.write_text(text + "\n", encoding="utf-8")
+        except BaseException:
+            self.discard()
+            raise
+
+    def _description(self, mask: str | None) -> dict:
         panels, offset = [], 0
         for shape in self._shapes:
             panels.append({"shape_slow_fast": list(shape), "byte_offset": offset})
             offset += 4 * shape[0] * shape[1]
-        files = [image_path(self._template, number).name for number in self._numbers]
-        content = {
+        names = [image_path(self._template, number).name for number in self._numbers]
+        return {
             "format_version": FORMAT_VERSION,
             "dtype": "float32",
             "byte_order": "little_endian",
             "bytes_per_file": offset,
             "panels": panels,
-            "files": [{"image": n, "name": name} for n, name in zip(self._numbers, files)],
-            "mask": mask.name if masked else None,
+            "files": [{"image": n, "name": name} for n, name in zip(self._numbers, names)],
+            "mask": mask,
             "models": experiment_to_dict(self._experiment),
             "provenance": self._provenance,
         }
-        if masked:
-            self.names.append(mask)
-            mask.write_bytes(b"".join((~bad).astype(np.uint8).tobytes() for bad in self._bad))
-        self.names.append(path)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def _write_file(self, path, index: int, panels: list[np.ndarray]) -> None:
         with open(path, "wb") as handle:

@@ -13,7 +13,12 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.format.classic_files import HEADER_BLOCK
-from nanobragg_plugin.format.image_files import FilePerImage, exclusive_range, models_of_image
+from nanobragg_plugin.format.image_files import (
+    FilePerImage,
+    exclusive_range,
+    models_of_image,
+    times_of_image,
+)
 from nanobragg_plugin.format.nxmx_frames import scan_axes
 
 MODELS_KEY = "NANOBRAGG_MODELS"
@@ -30,6 +35,7 @@ class SmvWriter(FilePerImage):
 
     dtype = np.dtype("uint16")
     kind = "SMV"
+    mend = "give more detector.adc_offset_adu, or use output.format=cbf"
 
     @classmethod
     def check(cls, experiment) -> None:
@@ -111,10 +117,7 @@ def header_items(experiment, index: int) -> list[tuple]:
 
 def _rotation(experiment, index: int) -> list[tuple]:
     """The goniometer, and the rotation of one image; of a still, one of 0 degrees about x."""
-    scan = experiment.scan
-    exposure = epoch = 0.0
-    if scan is not None:
-        exposure, epoch = scan.get_exposure_times()[index], scan.get_epochs()[index]
+    exposure, moment = times_of_image(experiment.scan, index)
     axes, start, width = scan_axes(experiment, index)
     names, values, vectors, scanned, vector = ["omega"], [0.0], [(1, 0, 0)], "omega", (1, 0, 0)
     if axes:
@@ -134,13 +137,12 @@ def _rotation(experiment, index: int) -> list[tuple]:
         ("ROTATION", (start, start + width, width, exposure, 0, 0, 0, 0, 0, 0)),
         ("ROTATION_AXIS_NAME", scanned),
         ("ROTATION_VECTOR", vector),
-        ("DTREK_DATE_TIME", _date(epoch)),
+        ("DTREK_DATE_TIME", _date(moment)),
     ]
 
 
-def _date(epoch: float) -> str:
+def _date(at: datetime.datetime) -> str:
     """As dxtbx expects it, in English whatever the locale; whole seconds."""
-    at = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=epoch)
     return f"{at.day:02d}-{MONTHS[at.month - 1]}-{at.year:04d} {at:%H:%M:%S}"
 
 

@@ -44,18 +44,19 @@ class Form:
     @classmethod
     def of(cls, params: Any) -> Form:
         """From the extracted `output` scope; `Sorry` for what no file of the format has."""
+        compression = params.compression or "none"  # which libtbx.phil takes for None
         if params.format != "nxmx":
             if params.expected:
                 raise Sorry(
                     f"output.expected=True needs output.format=nxmx: {params.format} files have no "
                     "place for a second data set"
                 )
-            if params.compression != "gzip":
+            if compression != "gzip":
                 raise Sorry(
-                    f"output.compression={params.compression} does nothing for "
+                    f"output.compression={compression} does nothing for "
                     f"output.format={params.format}: leave it away"
                 )
-        return cls(params.format, params.compression, params.expected)
+        return cls(params.format, compression, params.expected)
 
     def check(self, experiment: Experiment, rounded: bool) -> None:
         """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;

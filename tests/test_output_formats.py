@@ -1,0 +1,468 @@
+# ruff: noqa: E402
+"""output.format: what nanobragg.simulate writes of each, where, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("dials")
+
+import image_file_helpers as ifh
+import simulate_helpers as sim
+from dials.array_family import flex
+from dxtbx.model import Scan
+from dxtbx.model.experiment_list import ExperimentListFactory
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.run import sweep as run_sweep
+from nanobragg_plugin.run import writers
+
+LOG = "nanobragg.simulate.log"
+ENDINGS = {"cbf": "cbf", "smv": "img", "raw": "bin"}
+FORMATS = list(ENDINGS)
+IMAGES = ["cbf", "smv"]
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def expt(tmp_cwd: Path) -> str:
+    """An experiment list of one sweep, images 11 to 13, in an otherwise empty working directory."""
+    return sim.write_expt("models.expt", sim.sweep(), images=True)
+
+
+def names(form: str, numbers, prefix: str = "simulated") -> set[str]:
+    made = {f"{prefix}_{number:05d}.{ENDINGS[form]}" for number in numbers}
+    return made | ({f"{prefix}_raw.json"} if form == "raw" else set())
+
+
+def raw_pixels(prefix: str = "simulated") -> np.ndarray:
+    """[image, slow, fast] of one panel, as the JSON says."""
+    said = json.loads(Path(f"{prefix}_raw.json").read_text())
+    (panel,) = said["panels"]
+    files = [np.fromfile(file["name"], "<f4") for file in said["files"]]
+    return np.reshape(files, (-1, *panel["shape_slow_fast"]))
+
+
+# ---- what is made
+
+
+@pytest.mark.parametrize("with_us", [False, True])
+@pytest.mark.parametrize("form", IMAGES)
+def test_a_sweep(form: str, with_us: bool, expt: str) -> None:
+    """The pixels of the NXmx file of the same run, the models that were put in."""
+    with ifh.registry(with_us):
+        sim.simulate(expt, *sim.QUICK, f"output.format={form}")
+        made = {"models.expt", LOG, "simulated.expt", "simulated.provenance.json"}
+        assert set(os.listdir()) == made | names(form, (11, 12, 13))
+        (after,) = sim.load(check_format=True)
+        raw = [after.imageset.get_raw_data(i)[0].as_numpy_array() for i in range(3)]
+        kind = after.imageset.get_format_class().__name__
+        assert kind.endswith("NanoBragg") == with_us
+        (imported,) = ExperimentListFactory.from_filenames(
+            sorted(str(path) for path in Path().glob(f"simulated_*.{ENDINGS[form]}"))
+        )
+    (before,) = sim.load(expt)
+    for name in ("beam", "goniometer", "scan", "crystal", "identifier"):
+        assert getattr(after, name) == getattr(before, name)
+    assert Path(after.imageset.get_template()).name == f"simulated_#####.{ENDINGS[form]}"
+    assert after.imageset.get_array_range() == (10, 13)
+    assert imported.scan.get_image_range() == (11, 13)
+    assert imported.scan.get_oscillation() == pytest.approx((5, 1))
+    assert ifh.worst_corner(imported.detector, before.detector) < 1e-11
+    if form == "cbf":
+        assert after.detector == before.detector
+    else:
+        before.detector[0].set_trusted_range((-1, 65535))
+        assert after.detector == before.detector
+    if with_us:
+        assert imported.detector == after.detector
+    sim.simulate(expt, *sim.QUICK, "output.prefix=nxmx")
+    np.testing.assert_array_equal(raw, sim.pixels("nxmx.nxs"))
+
+
+def test_raw(expt: str) -> None:
+    """Expected photons as in NXmx; the experiment list has no images, and can be simulated."""
+    sim.simulate(expt, *sim.QUICK, "output.format=raw", "noise.poisson=False")
+    made = {"models.expt", LOG, "simulated.expt", "simulated.provenance.json"}
+    assert set(os.listdir()) == made | names("raw", (11, 12, 13))
+    assert "models only: raw files are no images to DIALS" in Path(LOG).read_text()
+    (after,), (before,) = sim.load(check_format=True), sim.load(expt)
+    assert after.imageset is None and after.identifier == before.identifier
+    for name in ("beam", "detector", "goniometer", "scan", "crystal"):
+        assert getattr(after, name) == getattr(before, name)
+    sim.simulate("simulated.expt", *sim.QUICK, "noise.poisson=False", "output.prefix=nxmx")
+    np.testing.assert_array_equal(raw_pixels(), sim.pixels("nxmx.nxs"))
+    assert (raw_pixels() % 1 > 0).any()
+    sim.simulate(expt, *sim.QUICK, "output.format=raw", "output.prefix=counts")
+    sim.simulate(expt, *sim.QUICK, "output.prefix=noisy")
+    np.testing.assert_array_equal(raw_pixels("counts"), sim.pixels("noisy.nxs"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_several_sweeps_and_stills(form: str, tmp_cwd: Path) -> None:
+    one = sim.sweep(identifier="one", scan=sim.scan(11, 2))
+    two = sim.sweep(identifier="two", scan=sim.scan(1, 2), detector=one.detector)
+    path = sim.write_expt("models.expt", one, two, sim.still(identifier="three"))
+    usual = [argument for argument in sim.QUICK if "phisteps" not in argument]
+    sim.simulate(path, *usual, f"output.format={form}")
+    wanted = [names(form, (11, 12), "simulated_1"), names(form, (1, 2), "simulated_2")]
+    wanted = set().union(*wanted, names(form, (1,), "simulated_3"))
+    assert {name for name in os.listdir() if name.startswith("simulated_")} == wanted
+    result = sim.load(check_format=True)
+    assert list(result.identifiers()) == ["one", "two", "three"]
+    ranges = [None if e.scan is None else e.scan.get_image_range() for e in result]
+    assert ranges == [(11, 12), (1, 2), None]
+    assert result[0].detector is result[1].detector and result[2].goniometer is None
+    if form == "raw":
+        return
+    sim.simulate(path, *usual, "output.prefix=nxmx")
+    for number, experiment in enumerate(result):
+        images = range(len(experiment.imageset))
+        raw = [experiment.imageset.get_raw_data(i)[0].as_numpy_array() for i in images]
+        np.testing.assert_array_equal(raw, sim.pixels(f"nxmx_{number + 1}.nxs"))
+
+
+@pytest.mark.parametrize("with_us", [False, True])
+@pytest.mark.parametrize("form", FORMATS)
+def test_images_that_do_not_turn(form: str, with_us: bool, tmp_cwd: Path) -> None:
+    """A scan of no width: dxtbx knows its images as stills, each an experiment of its own."""
+    path = sim.write_expt("models.expt", sim.sweep(scan=Scan((4, 6), (30.0, 0.0))), images=True)
+    with ifh.registry(with_us):
+        sim.simulate(path, *sim.STILL, f"output.format={form}")
+        assert names(form, (4, 5, 6)) <= set(os.listdir())
+        result = sim.load(check_format=True)
+        assert list(result.identifiers()) == [f"the-sweep_{n}" for n in (4, 5, 6)]
+        assert [e.scan.get_image_range() for e in result] == [(4, 4), (5, 5), (6, 6)]
+        if form == "raw":
+            return
+        raw = [e.imageset.get_raw_data(0)[0].as_numpy_array() for e in result]
+    sim.simulate(path, *sim.STILL, "output.prefix=nxmx")
+    np.testing.assert_array_equal(raw, sim.pixels("nxmx.nxs"))
+
+
+@pytest.mark.parametrize("form", IMAGES)
+def test_pixels_that_were_not_simulated_are_masked(form: str, expt: str) -> None:
+    region = "sampling.roi=2,9,3,11"
+    bad = ("detector.bad_pixels.dead=0.1", "detector.bad_pixels.seed=3")
+    sim.simulate(expt, *sim.QUICK, region, *bad, f"output.format={form}")
+    sim.simulate(expt, *sim.QUICK, region, *bad, "output.prefix=nxmx")
+    masks = []
+    for name in ("simulated", "nxmx"):
+        (experiment,) = sim.load(f"{name}.expt", check_format=True)
+        masks.append(experiment.imageset.get_mask(1)[0].as_numpy_array())
+    np.testing.assert_array_equal(*masks)
+    assert not masks[0][0].any() and 50 < masks[0].sum() < 72
+    value = {"cbf": -1, "smv": 65535}[form]
+    raw = sim.load(check_format=True)[0].imageset.get_raw_data(1)[0].as_numpy_array()
+    assert (raw[~masks[0]] == value).all()
+
+
+def test_overloads_of_smv(expt: str) -> None:
+    """What is beyond 16 bits is 65535, and untrusted; the panel said a million."""
+    bright = "crystal.spot_scale=1e7"
+    sim.simulate(expt, *sim.QUICK, bright, "output.format=smv")
+    sim.simulate(expt, *sim.QUICK, bright, "output.prefix=nxmx")
+    (experiment,) = sim.load(check_format=True)
+    assert experiment.detector[0].get_trusted_range() == (-1, 65535)
+    over = sim.pixels("nxmx.nxs")[0] >= 65535
+    assert 0 < over.sum() < 100
+    raw = experiment.imageset.get_raw_data(0)[0].as_numpy_array()
+    np.testing.assert_array_equal(raw, np.minimum(sim.pixels("nxmx.nxs")[0], 65535))
+    np.testing.assert_array_equal(experiment.imageset.get_mask(0)[0].as_numpy_array(), ~over)
+
+
+def test_a_narrower_trusted_range_stays(expt: str) -> None:
+    sim.simulate(
+        expt, *sim.QUICK, "output.format=smv", "geometry.detector.panel.trusted_range=3,400"
+    )
+    assert sim.load()[0].detector[0].get_trusted_range() == (3, 400)
+
+
+# ---- DIALS
+
+
+def dials(command: str, *arguments: str, with_us: bool) -> str:
+    """A DIALS command of another process, where this package is, or is not, registered."""
+    code = (
+        "import sys; import torch; import image_file_helpers as ifh\n"
+        f"with ifh.registry({with_us}):\n"
+        f"    from dials.command_line.{command} import run; run(sys.argv[1:])"
+    )
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def spots(prefix: str, with_us: bool, *images: str) -> np.ndarray:
+    """x, y, z (pixels, images) of the strong spots of imported images, sorted."""
+    found = f"{prefix}.refl"
+    dials("dials_import", *images, f"output.experiments={prefix}.expt", with_us=with_us)
+    dials(
+        "find_spots", f"{prefix}.expt", f"output.reflections={found}", "nproc=1", "d_max=None",
+        "min_spot_size=3", with_us=with_us,
+    )  # fmt: skip
+    table = flex.reflection_table.from_file(found)
+    return np.array(sorted(table["xyzobs.px.value"]))
+
+
+@pytest.mark.parametrize("with_us", [False, True])
+def test_dials_finds_the_same_spots(with_us: bool, tmp_cwd: Path) -> None:
+    """In CBF and SMV as in NXmx; the background is high enough that no pixel is 0, which the
+    stock class for SMV does not trust."""
+    detector = sim.detector()
+    detector[0].set_image_size((120, 100))
+    detector[0].set_pixel_size((0.1, 0.12))
+    path = sim.write_expt("models.expt", sim.sweep(detector=detector, scan=sim.scan(11, 5)))
+    usual = [a for a in sim.QUICK if "Ncells" not in a and "background" not in a]
+    usual += ["crystal.Ncells_abc=14,12,10", "background.level=30", "crystal.spot_scale=300"]
+    for form in ("nxmx", *IMAGES):
+        sim.simulate(path, *usual, f"output.format={form}", f"output.prefix={form}")
+    assert sim.pixels("nxmx.nxs").min() > 0
+    wanted = spots("in_nxmx", True, "nxmx.nxs")
+    assert len(wanted) > 10
+    for form in IMAGES:
+        images = sorted(str(p) for p in Path().glob(f"{form}_0*.{ENDINGS[form]}"))
+        assert len(images) == 5
+        np.testing.assert_array_equal(spots(f"in_{form}", with_us, *images), wanted)
+        (imported,) = sim.load(f"in_{form}.expt")
+        assert ifh.worst_corner(imported.detector, detector) < 1e-11
+        assert imported.scan.get_image_range() == (11, 15)
+        assert imported.goniometer.get_rotation_axis() == pytest.approx((1, 0, 0))
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("form", IMAGES)
+def test_fractions_of_photons(form: str, expt: str) -> None:
+    said = sim.refused(expt, *sim.QUICK, f"output.format={form}", "noise.poisson=False")
+    assert f"noise.poisson=False makes fractions of photons, {form} files hold whole" in said
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_compression_of_others(form: str, expt: str) -> None:
+    said = sim.refused(expt, *sim.QUICK, f"output.format={form}", "output.compression=none")
+    assert f"output.compression=none does nothing for output.format={form}" in said
+
+
+def test_unknown_format(expt: str) -> None:
+    assert "tiff" in sim.refused(expt, *sim.QUICK, "output.format=tiff")
+
+
+def test_panels_that_do_not_fit(tmp_cwd: Path) -> None:
+    """Before anything is simulated: the first sweep could be written."""
+    both = sim.detector(2)
+    path = sim.write_expt("two.expt", sim.sweep(identifier="a"), sim.sweep(detector=both))
+    assert "one panel, the detector has 2" in sim.refused(path, *sim.QUICK, "output.format=smv")
+    both[1].set_image_size((20, 18))
+    path = sim.write_expt("sizes.expt", sim.sweep(identifier="a"), sim.sweep(detector=both))
+    assert "panels of different sizes" in sim.refused(path, *sim.QUICK, "output.format=cbf")
+
+
+def test_values_that_do_not_fit(expt: str) -> None:
+    said = sim.refused(expt, *sim.QUICK, "output.format=smv", "noise.readout_noise_adu=20")
+    assert "is less than uint16 holds; give more detector.adc_offset_adu, or use" in said
+    assert "Panel 0 of simulated_00011.img" in said
+    sim.simulate(
+        expt, *sim.QUICK, "output.format=smv", "noise.readout_noise_adu=20",
+        "detector.adc_offset_adu=200",
+    )  # fmt: skip
+
+
+def test_trusted_range_outside_16_bits(expt: str) -> None:
+    trusted = "geometry.detector.panel.trusted_range=70000,80000"
+    said = sim.refused(expt, *sim.QUICK, "output.format=smv", trusted)
+    assert "Panel 0 trusts values from 70000 to 80000, none of which SMV files hold" in said
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_image_numbers_that_have_no_name(form: str, expt: str) -> None:
+    said = sim.refused(
+        expt, *sim.QUICK, f"output.format={form}", "geometry.scan.image_range=99998,100001"
+    )
+    assert "image number 100000 has no file name" in said
+
+
+@pytest.mark.parametrize("form", IMAGES)
+def test_a_beam_that_moves_is_warned_of(form: str, tmp_cwd: Path) -> None:
+    experiment = sim.sweep(scan=sim.scan(1, 2))
+    experiment.beam.set_s0_at_scan_points([(0, 0, -1.0), (0, 0.001, -1.0), (0, 0.002, -1.0)])
+    path = sim.write_expt("models.expt", experiment)
+    sim.simulate(path, *sim.QUICK, f"output.format={form}")
+    assert f"The beam changes along the scan, which the headers of {form}" in Path(LOG).read_text()
+    assert sim.load()[0].beam.num_scan_points == 3
+
+
+# ---- overwriting
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_files_that_exist(form: str, expt: str) -> None:
+    """One of the images' names is taken; with overwrite=True it is replaced."""
+    (*_, taken) = sorted(name for name in names(form, (12,)) if name.endswith(ENDINGS[form]))
+    Path(taken).write_text("old")
+    said = sim.refused(expt, *sim.QUICK, f"output.format={form}")
+    assert f"{taken} exists: use output.overwrite=True" in said
+    sim.simulate(expt, *sim.QUICK, f"output.format={form}", "output.overwrite=True")
+    assert Path(taken).stat().st_size > 1000
+    Path(taken).unlink()
+    Path(taken).mkdir()
+    arguments = (expt, *sim.QUICK, f"output.format={form}", "output.overwrite=True")
+    assert "it is a folder" in sim.refused(*arguments)
+
+
+@pytest.mark.parametrize("name", ["simulated_raw.json", "simulated_raw_mask.bin"])
+def test_companions_that_exist(name: str, expt: str) -> None:
+    Path(name).write_text("old")
+    assert f"{name} exists" in sim.refused(expt, *sim.QUICK, "output.format=raw")
+
+
+def test_images_of_other_runs(expt: str) -> None:
+    """They stay, and a warning names them: their template is the same."""
+    sim.simulate(expt, *sim.QUICK, "output.format=cbf", "sampling.image_range=11,12")
+    assert "are not of this run" not in Path(LOG).read_text()
+    more = ("sampling.image_range=13,13", "output.experiments=b.expt", "output.provenance=b.json")
+    sim.simulate(expt, *sim.QUICK, "output.format=cbf", *more)
+    assert names("cbf", (11, 12, 13)) <= set(os.listdir())
+    assert "2 files named simulated_#####.cbf are not of this run" in Path(LOG).read_text()
+
+
+@pytest.mark.parametrize("what", ["preview", "experiments", "provenance", "log"])
+def test_two_outputs_of_one_name(what: str, expt: str) -> None:
+    taken = f"output.{what}=simulated_00012.img"
+    with pytest.raises(Sorry, match="two outputs would both be .*simulated_00012.img: rename one"):
+        sim.simulate(expt, *sim.QUICK, "output.format=smv", taken, "output.overwrite=True")
+    assert set(os.listdir()) <= {expt, LOG, "simulated_00012.img"}
+
+
+def test_inputs_are_not_overwritten(tmp_cwd: Path) -> None:
+    path = sim.write_expt("simulated_00012.cbf.expt", sim.sweep())
+    os.rename(path, "simulated_00012.cbf")
+    os.link("simulated_00012.cbf", "models.expt")
+    Path("simulated_00012.cbf").unlink()
+    Path("simulated_00012.cbf").symlink_to("models.expt")
+    said = sim.refused("models.expt", *sim.QUICK, "output.format=cbf", "output.overwrite=True")
+    assert "simulated_00012.cbf is an input" in said
+
+
+# ---- failures and kills
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError(28, "No space left")])
+def test_stopped_in_the_second_sweep(form, stop, tmp_cwd: Path, monkeypatch) -> None:
+    """The first sweep, though whole, does not appear either; what was there stays."""
+    path = sim.write_expt("two.expt", sim.sweep(identifier="a"), sim.sweep(identifier="b"))
+    Path(f"simulated_1_00011.{ENDINGS[form]}").write_text("precious")
+    before = sim.contents(Path.cwd())
+    images = []
+
+    def image(*args: object) -> list:
+        images.append(1)
+        if len(images) == 5:
+            raise stop
+        return [torch.ones(18, 24)]
+
+    monkeypatch.setattr(run_sweep.Simulator, "image", image)
+    kind = stop if isinstance(stop, type) else Exception
+    with pytest.raises(kind):
+        sim.simulate(path, *sim.QUICK, f"output.format={form}", "output.overwrite=True")
+    after = sim.contents(Path.cwd())
+    after.pop(LOG)
+    assert len(images) == 5 and after == before
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_disk_that_is_full_half_way(form, expt, monkeypatch) -> None:
+    calls = []
+
+    def fail(self, path, *args: object) -> None:
+        calls.append(path)
+        path.write_bytes(b"half")
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writers.FILE_PER_IMAGE[form], "_write_file", fail)
+    said = sim.refused(expt, *sim.QUICK, f"output.format={form}")
+    name = f"simulated_00012.{ENDINGS[form]}"
+    assert (
+        said == f"{name} cannot be written: No space left on device; make room, or write elsewhere"
+    )
+
+
+COMMAND = [sys.executable, "-m", "nanobragg_plugin.command_line.simulate"]
+
+
+@pytest.mark.parametrize("form", ["cbf", "raw"])
+def test_a_full_disk(form: str, expt: str) -> None:
+    """A limit on the size of files stands for the disk's."""
+    done = subprocess.run(
+        [*COMMAND, expt, *sim.QUICK, f"output.format={form}",
+         "geometry.detector.panel.image_size=400,300"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Sorry: simulated_00011.{ENDINGS[form]} cannot be written: ")
+    assert "Please report" not in done.stderr and "Traceback" not in done.stderr
+    assert sorted(os.listdir()) == ["models.expt", LOG]
+
+
+@pytest.mark.parametrize(
+    "form, number",
+    [("cbf", signal.SIGTERM), ("smv", signal.SIGKILL), ("raw", signal.SIGTERM)],
+)
+def test_killed_half_way(form: str, number: int, expt: str) -> None:
+    """The signal comes when some images are written: none has its name, and SIGTERM, which can be
+    caught, leaves no hidden folder either."""
+    arguments = [expt, *sim.QUICK, "geometry.scan.image_range=1,20000", f"output.format={form}"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    written = []
+    for _ in range(600):
+        written = list(Path().glob(f".*.part/simulated_*.{ENDINGS[form]}"))
+        if len(written) > 3 or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert len(written) > 3
+    there = {name for name in os.listdir() if number == signal.SIGTERM or name[0] != "."}
+    assert there == {"models.expt", LOG}
+
+
+def test_images_come_one_by_one(expt: str, monkeypatch) -> None:
+    """Each is on the disk, whole, before the next is simulated."""
+    seen = []
+    original = run_sweep.expected_photons
+
+    def watching(*args: object) -> list:
+        seen.append(len(list(Path().glob(".*.part/simulated_*.cbf"))))
+        return original(*args)
+
+    monkeypatch.setattr(run_sweep, "expected_photons", watching)
+    sim.simulate(expt, *sim.QUICK, "output.format=cbf")
+    assert seen == [0, 1, 2]
