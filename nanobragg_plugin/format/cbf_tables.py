@@ -9,6 +9,7 @@ origin, on one axis that all panels share.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def tables(experiment, index: int, number: int, compressions: list[str]) -> list
     """All but the pixels of image ``index``, from 0; number: that the scan gives it; compressions:
     of the panels' pixels, as imgCIF calls them."""
     axes, start, width = scan_axes(experiment, index)
+    axes = [_named(axis, i) for i, axis in enumerate(axes)]
     return [
         ("diffrn", ("id", "crystal_id"), [(DIFFRN, "simulated")]),
         ("diffrn_source", ("diffrn_id", "source", "type"), [(DIFFRN, "simulation", "nanobragg")]),
@@ -42,6 +44,14 @@ def tables(experiment, index: int, number: int, compressions: list[str]) -> list
         _axes(experiment, axes),
         *_arrays(experiment.detector, compressions),
     ]
+
+
+def _named(axis: RotationAxis, place: int) -> RotationAxis:
+    """An axis under a name that imgCIF can have (ASCII), and that is not one of ours."""
+    ours = axis.name in (ROOT, SOURCE) or axis.name.startswith(PANEL)
+    if axis.name.isascii() and axis.name.isprintable() and not ours:
+        return axis
+    return replace(axis, name=f"AXIS_{place}")
 
 
 def polarization_angle(beam) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import pycbf
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.format.cbf_tables import PANEL, ROOT, SOURCE, panel_name, tables
+from nanobragg_plugin.format.cbf_tables import panel_name, tables
 from nanobragg_plugin.format.image_files import FilePerImage, exclusive_range, models_of_image
 from nanobragg_plugin.format.nxmx_frames import scan_axes
 
@@ -49,12 +49,6 @@ class CbfWriter(FilePerImage):
                 f"CBF files are not read right with panels of different sizes, and these have "
                 f"{sizes} pixels (fast, slow): use output.format=nxmx"
             )
-        for axis in scan_axes(experiment, 0)[0]:
-            if axis.name == ROOT or axis.name == SOURCE or axis.name.startswith(PANEL):
-                raise Sorry(
-                    f"The goniometer's axis {axis.name} has a name that a CBF file needs itself: "
-                    "rename it, or use output.format=nxmx"
-                )
 
     def bad_value(self, panel: int) -> float | None:
         low, high = exclusive_range(self._experiment.detector[panel])

@@ -61,7 +61,7 @@ def image_numbers(experiment, n_images: int) -> list[int]:
 
 
 def times_of_image(scan, index: int) -> tuple[float, datetime.datetime]:
-    """The exposure time, s, and when an image was taken (UTC), as the scan has them; else 0 s, 1970."""
+    """Exposure time, s, and moment (UTC) of an image, as the scan has them; else 0 and 1970."""
     exposures, epochs = ([], []) if scan is None else (scan.get_exposure_times(), scan.get_epochs())
     exposure = exposures[index] if index < len(exposures) else 0.0
     epoch = epochs[index] if index < len(epochs) else 0.0
