@@ -1,7 +1,8 @@
 """Simulate the diffraction images of an experiment list.
 
-Every sweep or still of the list becomes an NXmx file that DIALS reads like a beamline's, with
-an experiment list that points at the images, and a record of how they were made.
+Every sweep or still of the list becomes an NXmx file that DIALS reads like a beamline's (or CBF,
+SMV or raw files: output.format), with an experiment list that points at the images, and a record
+of how they were made.
 
 Examples::
 
