@@ -156,6 +156,20 @@ def test_bad_pixels_have_imgcifs_undefined_value(tmp_path) -> None:
             assert not trusted.as_numpy_array()[~good].any()
 
 
+def test_bad_pixels_without_a_trusted_range(tmp_path, caplog) -> None:
+    experiment = ifh.experiment_of(0)
+    counts = random_counts(experiment, 3)
+    good = np.ones((15, 7), bool)
+    write(tmp_path, experiment, counts, mask=[good])
+    experiment.detector[0].set_trusted_range((0, 0))
+    write(tmp_path, experiment, counts, mask=[good])
+    assert not caplog.records
+    good[3, :] = False
+    (path, *_) = write(tmp_path, experiment, counts, mask=[good])
+    assert "Nothing marks the 7 bad pixels of panel 0" in caplog.text
+    np.testing.assert_array_equal(ifh.pixels(ifh.opened(path, with_us=True))[0], counts[0][0])
+
+
 def test_overloads_and_negative_values(tmp_path) -> None:
     experiment = ifh.experiment_of(0)
     values = np.full((15, 7), 2.0)

@@ -6,6 +6,7 @@ A miniCBF header knows only detectors that face a beam along z; the axes of a fu
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import textwrap
 
@@ -16,6 +17,8 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.format.cbf_tables import panel_name, tables
 from nanobragg_plugin.format.image_files import FilePerImage, exclusive_range, models_of_image
 from nanobragg_plugin.format.nxmx_frames import scan_axes
+
+logger = logging.getLogger("dials.nanobragg_plugin.format.cbf_writer")
 
 #: The item with the exact models, which no reader but ours looks at.
 MODELS = "nanobragg", "models"
@@ -39,6 +42,14 @@ class CbfWriter(FilePerImage):
         # stock dxtbx's class for byte offset, which it asks first, looks at the first array of a
         # file, and knows neither several panels nor stills: that array is packed in these
         self._first = "byte_offset" if one_of_a_scan else "packed"
+        for number, bad in enumerate(self._bad):
+            if bad.any() and self.bad_value(number) is None:
+                logger.warning(
+                    "Nothing marks the %d bad pixels of panel %d in CBF files: it has no trusted "
+                    "range outside which they could be set",
+                    bad.sum(),
+                    number,
+                )
 
     @classmethod
     def check(cls, experiment) -> None:

@@ -132,7 +132,8 @@ class Outputs:
         """Where to write the images meanwhile: a hidden folder beside them. They move to their
         places together, when all are whole; after any failure none does, and the folder goes."""
         home = self.images[0].parent
-        folder = Path(tempfile.mkdtemp(prefix=f".{self.images[0].stem}-", suffix=".part", dir=home))
+        name = self.images[0].stem.rstrip("#_")
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=home))
         try:
             yield [folder / path.name for path in self.images]
             for path in sorted(folder.iterdir()):
