@@ -15,6 +15,9 @@ from dxtbx.model import Detector, Experiment, Goniometer, MultiAxisGoniometer
 from nxmx_experiments import random_experiment
 from scipy.spatial.transform import Rotation
 
+#: How the files of the formats with one for each image end.
+ENDINGS = {"cbf": "cbf", "smv": "img", "raw": "bin"}
+
 SETUP = Path(__file__).resolve().parents[1] / "setup.cfg"
 
 
@@ -103,3 +106,9 @@ def rotation(goniometer: Goniometer | MultiAxisGoniometer, degrees: float) -> np
     )
     axis = np.array(goniometer.get_rotation_axis_datum())
     return setting @ Rotation.from_rotvec(np.radians(degrees) * axis).as_matrix() @ fixed
+
+
+def names(form: str, numbers, prefix: str = "simulated") -> set[str]:
+    """The files of the images of these numbers."""
+    made = {f"{prefix}_{number:05d}.{ENDINGS[form]}" for number in numbers}
+    return made | ({f"{prefix}_raw.json"} if form == "raw" else set())
