@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACKAGE = "nanobragg_plugin"
 
-DIALS = {"cctbx", "dials", "dxtbx", "iotbx", "libtbx", "mmtbx", "scitbx"}
+DIALS = {"cctbx", "dials", "dxtbx", "iotbx", "libtbx", "mmtbx", "pycbf", "scitbx"}
 # PIL comes with matplotlib, which cannot do without it.
 NUMERIC = {"PIL", "h5py", "matplotlib", "numpy", "scipy", "tqdm"}
 

@@ -25,7 +25,7 @@ from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import load
-from nanobragg_plugin.run import sweep as run_sweep
+from nanobragg_plugin.run import writers
 from nanobragg_plugin.simulate import Simulator
 
 LOG = "nanobragg.simulate.log"
@@ -259,7 +259,7 @@ def test_failures_while_writing(when, failure, words, expt, monkeypatch) -> None
         raise failure
 
     Path("simulated.nxs").write_text("precious")
-    monkeypatch.setattr(run_sweep.NXmxWriter, when, fail)
+    monkeypatch.setattr(writers.NXmxWriter, when, fail)
     assert words in sim.refused(expt, *sim.QUICK, "output.overwrite=True")
 
 

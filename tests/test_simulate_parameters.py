@@ -464,6 +464,8 @@ ACTS = {
     "output.overwrite": Act("output.overwrite=True", "allowed", base=("output.log=simulated.txt",)),
     "output.preview": Act("output.preview=other.png", "files"),
     "output.compression": Act("output.compression=none", "storage"),
+    "output.format": Act("output.format=raw", "files"),
+    "output.expected": Act("output.expected=True", "datasets"),
 }
 
 
@@ -494,6 +496,7 @@ class Outcome:
     pixels: tuple
     models: str
     storage: tuple
+    datasets: tuple
     files: tuple
     threads: int
     batches: int
@@ -533,16 +536,22 @@ def outcome_of(
 ) -> Outcome:
     images, *_ = (path for path in made if path.suffix == ".nxs")
     (listed,) = (path for path in made if path.suffix == ".expt")
-    with h5py.File(images) as handle:
+    images = [path for path in made if path.suffix == ".nxs"]
+    if not images:  # of another format, which tests of its own look into
+        files = tuple(path.name for path in made)
+        return Outcome((), models_of(listed), (), (), files, (counted or [0])[0], 0, False)
+    with h5py.File(*images) as handle:
         data = handle["/entry/data/data"]
         values = data[()]
         mask = handle["/entry/instrument/detector"].get("pixel_mask")
         mask = None if mask is None else mask[()].tobytes()
         storage = (data.dtype, data.compression)
+        datasets = tuple(handle["/entry/nanobragg"])
     return Outcome(
         (values.shape, values.tobytes(), mask),
         models_of(listed),
         storage,
+        datasets,
         tuple(path.name for path in made),
         (counted or [0])[0],
         len(batches),
@@ -606,7 +615,7 @@ def test_parameter_acts(path: str, material: Path, monkeypatch: pytest.MonkeyPat
     else:
         before, after = outcome(material, base), outcome(material, (*base, change))
         assert getattr(before, act.what) != getattr(after, act.what)
-        if act.what in ("files", "threads", "batches", "storage", "compiled"):
+        if act.what in ("files", "datasets", "threads", "batches", "storage", "compiled"):
             assert before.models == after.models
         if act.what == "models":
             assert before.pixels == after.pixels

@@ -155,3 +155,28 @@ def _set_panel(panel: Panel, number: int, params: Any) -> None:
     if not low < high:  # not set
         low, high = -1.0, limit
     panel.set_trusted_range((low, min(high, limit)))
+
+
+def fit_panels(experiments: Sequence[Experiment], file_format: str) -> None:
+    """Let panels trust no more than files of a format hold: those of SMV files 0 to 65534, what is
+    more being written as 65535, an overload."""
+    if file_format != "smv":
+        return
+    step = 1 if trusted_range_is_inclusive() else 0
+    made: dict[int, tuple[Any, Any]] = {}
+    for experiment in experiments:
+        before = experiment.detector
+        if id(before) not in made:  # `before` is kept, so that its id stays its own
+            made[id(before)] = before, copy.deepcopy(before)
+            for number, panel in enumerate(made[id(before)][1]):
+                low, high = panel.get_trusted_range()
+                if not low < high:  # not set
+                    low, high = -1 + step, 65535 - step
+                fitted = max(low, -1 + step), min(high, 65535 - step)
+                if not fitted[0] < fitted[1]:
+                    raise Sorry(
+                        f"Panel {number} trusts values from {low:g} to {high:g}, none of which SMV "
+                        "files hold (0 to 65534): use output.format=cbf"
+                    )
+                panel.set_trusted_range(fitted)
+        experiment.detector = made[id(before)][1]

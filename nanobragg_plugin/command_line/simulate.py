@@ -1,8 +1,8 @@
 """Simulate the diffraction images of an experiment list.
 
 Every sweep or still of the list, of one crystal or several, becomes an NXmx file that DIALS reads
-like a beamline's, with an experiment list that points at the images, and a record of how they were
-made.
+like a beamline's (or CBF, SMV or raw files: output.format), with an experiment list that points at
+the images, and a record of how they were made.
 
 Examples::
 
@@ -43,6 +43,7 @@ from nanobragg_plugin.run import (
     provenance,
     sweep,
     truth,
+    writers,
 )
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.simulate")
@@ -79,7 +80,13 @@ def _run(args: list[str]) -> None:
 
 def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
+    form = writers.Form.of(params.output)
     sets = data_sets.data_sets(params, listed)
+    images = []
+    for path, data_set in zip(files.images, sets):
+        form.check(data_set.images.models, data_set.images.detection.response.rounded)
+        images += form.files(path, data_set.images.models, data_set.images.n_images)
+    files.check_images(images, params.output, inputs)
     text = phil_scope.format(params).as_str()
     seeds = {
         "noise": params.noise.seed,
@@ -89,10 +96,10 @@ def simulate(params, listed, files, inputs) -> None:
         seeds["stills"] = params.stills.seed
     record = provenance.provenance(text, inputs, seeds)
     truths = [truth.Truth(one.images) for one in sets] if files.truth else [None] * len(sets)
-    first = write_images(sets, truths, files, record, params.output.compression)
+    first = write_images(sets, truths, files, record, form)
     written = []
     for data_set, path in zip(sets, files.images):
-        written += experiments.output_experiments(data_set, path)
+        written += experiments.output_experiments(data_set, path, form)
     if files.truth:
         truth.write(files.truth, truths, [experiment.identifier for experiment in written])
     if files.preview:
@@ -101,16 +108,16 @@ def simulate(params, listed, files, inputs) -> None:
         logger.info("Wrote a picture of the first image to %s", files.preview)
     provenance.write_json(files.provenance, record)
     experiments.write_experiments(files.experiments, written)
-    logger.info("Wrote the experiment list to %s", files.experiments)
+    logger.info("Wrote the experiment list to %s%s", files.experiments, form.note)
 
 
-def write_images(sets, truths, files, record, compression) -> list:
+def write_images(sets, truths, files, record, form) -> list:
     """Write the images of all files; the pixel values of the very first."""
     firsts, total = [], sum(data_set.images.n_images for data_set in sets)
     bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
     with files.staged() as paths, bar:
         for data_set, path, true in zip(sets, paths, truths):
-            first = sweep.run_sweep(data_set, path, record, compression, bar.update, true)
+            first = sweep.run_sweep(data_set, path, record, form, bar.update, true)
             firsts = firsts or first
     for data_set, path in zip(sets, files.images):
         logger.info("Wrote %d images to %s", data_set.images.n_images, path)

@@ -17,8 +17,8 @@ from scitbx.array_family import flex
 
 from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
-from nanobragg_plugin.format.nxmx_models import find_group, read_group
-from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT
+from nanobragg_plugin.format.nxmx_models import EXPECTED, find_group, read_group
+from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT, FrameLayout
 
 
 class FormatNXmxNanoBragg(FormatNXmx):
@@ -81,6 +81,16 @@ class FormatNXmxNanoBragg(FormatNXmx):
     def get_provenance(self):
         """How the file was made, as a dictionary."""
         return self._provenance
+
+    def get_expected(self, index):
+        """The photons that were expected of image ``index``, from 0, before any noise: a flex.float
+        ``[slow, fast]`` of each panel; None if the file was written without them."""
+        with h5py.File(self._image_file, "r", swmr=True) as handle:
+            if EXPECTED not in handle:
+                return None
+            frame = handle[EXPECTED][index]
+        layout = FrameLayout.of(self._models.detector)
+        return tuple(flumpy.from_numpy(panel) for panel in layout.cut(frame))
 
     @classmethod
     def get_imageset(cls, filenames, *args, **kwargs):

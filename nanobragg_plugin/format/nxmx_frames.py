@@ -88,6 +88,16 @@ def goniometer_axes(goniometer, num_images: int) -> list[RotationAxis]:
     return chain
 
 
+def scan_axes(experiment, index: int) -> tuple[list[RotationAxis], float, float]:
+    """The goniometer's axes, the one next to the crystal first, and the scan's start and width of
+    image ``index``, degrees; no axes of an image that does not turn."""
+    scan, goniometer = experiment.scan, experiment.goniometer
+    if scan is None or goniometer is None or scan.is_still():
+        return [], 0.0, 0.0
+    start, width = scan.get_oscillation(deg=True)
+    return goniometer_axes(goniometer, 2), start + index * width, width
+
+
 def _named_axes(goniometer) -> list[RotationAxis]:
     """The axes of a multi-axis goniometer, under its own names where HDF5 can hold them."""
     names = [name.replace("/", "_").strip(". ") for name in goniometer.get_names()]

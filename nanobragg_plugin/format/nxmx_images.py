@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import h5py
@@ -33,11 +33,12 @@ def read_crystals(handle: h5py.File) -> list[Any]:
     return [CrystalFactory.from_dict(one) for one in json.loads(handle[CRYSTALS].asstr()[()])]
 
 
-def write_image_models(handle: h5py.File, experiments: Iterable[Any], n_images: int) -> None:
-    """Beam and crystal of each image, of experiments with static ones."""
+def write_image_models(handle: h5py.File, models_of: Callable[[int], Any], n_images: int) -> None:
+    """Beam and crystal of each image: static ones of the experiment that models_of its index is."""
     values = {"A": np.empty((n_images, 9))}
     values.update({name: np.empty((n_images, 3)) for name in ("s0", "polarization_normal")})
-    for i, experiment in enumerate(experiments):
+    for i in range(n_images):
+        experiment = models_of(i)
         values["A"][i] = experiment.crystal.get_A()
         values["s0"][i] = experiment.beam.get_s0()
         values["polarization_normal"][i] = experiment.beam.get_polarization_normal()

@@ -80,6 +80,13 @@ class FrameLayout:
             frame[i * self.slot : i * self.slot + slow, :fast] = panel
         return frame
 
+    def cut(self, frame: np.ndarray) -> list[np.ndarray]:
+        """The inverse of `place`: an array ``[slow, fast]`` for each panel, contiguous."""
+        return [
+            np.ascontiguousarray(frame[i * self.slot : i * self.slot + slow, :fast])
+            for i, (slow, fast) in enumerate(self.sizes)
+        ]
+
 
 def write_tree(
     handle: h5py.File, experiment, num_images: int, rotation: np.ndarray, spectrum=None

@@ -17,6 +17,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
 from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
+from nanobragg_plugin.format.nxmx_models import EXPECTED
 from nanobragg_plugin.format.nxmx_tree import (
     FrameLayout,
     write_mask,
@@ -42,8 +43,10 @@ class NXmxWriter:
     mask: for each panel an array of bool ``[slow, fast]``, True where the pixel is good.
     expected: the pixels are expected photons, not counts; needs float32.
     crystals: all that are in the images, if not the experiment's alone.
-    of_images: experiments, one an image, whose beams and crystals are that image's.
+    models_of: a function of the image's index, an experiment whose beam and crystal it has.
     spectrum: wavelengths, Angstrom, and the photons of each, two arrays; None: one wavelength.
+    with_expected: beside the pixels the file has a second data set, `nxmx_models.EXPECTED`, of what
+    was expected of them: float32, photons, which stock readers do not look at.
 
     Raises Sorry for what cannot be written, before anything is. A single panel behind the sample,
     facing back along the beam, is mirrored in z by stock readers (they take it for a mistake);
@@ -62,13 +65,15 @@ class NXmxWriter:
         mask=None,
         expected: bool = False,
         crystals=(),
-        of_images=None,
+        models_of=None,
         spectrum=None,
+        with_expected: bool = False,
     ):
         self._file = None
         self._path = Path(path)
+        self.names: list[Path] = []
         self._dtype = np.dtype(dtype)
-        self._n_images = _number_of_images(experiment, n_images)
+        self._n_images = number_of_images(experiment, n_images)
         self._written = np.zeros(self._n_images, dtype=bool)
         _check_dtype(experiment.detector, self._dtype, expected)
         self._layout = FrameLayout.of(experiment.detector)
@@ -84,11 +89,15 @@ class NXmxWriter:
             write_own_group(self._file, experiment, rotation, content, provenance)
             if len(crystals) > 1:
                 write_crystals(self._file, crystals)
-            if of_images is not None:
-                write_image_models(self._file, of_images, self._n_images)
+            if models_of is not None:
+                write_image_models(self._file, models_of, self._n_images)
             chunking = _chunking(compression)
             write_mask(self._file, experiment.detector, self._layout, mask, chunking)
-            self._data = self._create_data(chunking)
+            self._data = self._create_data("/entry/data/data", self._dtype, chunking)
+            self._expected = None
+            if with_expected:
+                self._expected = self._create_data(EXPECTED, np.dtype("float32"), chunking)
+                self._expected.attrs["units"] = "photons"
         except BaseException:
             self.discard()
             raise
@@ -102,8 +111,10 @@ class NXmxWriter:
         else:
             self.discard()
 
-    def write(self, index: int, panels) -> None:
+    def write(self, index: int, panels, expected=None) -> None:
         """Write image ``index`` (0-based, each once), an array ``[slow, fast]`` for each panel.
+
+        expected: likewise, photons; if, and only if, the file has them.
 
         Integer types hold numbers rounded to the nearest integer; a value beyond the type is
         clipped only where the end of the type lies outside the trusted range, so that it stays an
@@ -113,18 +124,28 @@ class NXmxWriter:
             raise IndexError(f"image {index} of a file of {self._n_images} images")
         if self._written[index]:
             raise ValueError(f"image {index} was written before")
+        if (expected is None) != (self._expected is None):
+            raise ValueError(
+                f"expected photons of image {index} are "
+                + ("missing" if expected is None else "more than the file has room for")
+            )
+        self._data[index] = self._frame(index, panels, self._dtype)
+        if expected is not None:
+            self._expected[index] = self._frame(index, expected, self._expected.dtype)
+        self._written[index] = True
+
+    def _frame(self, index: int, panels, dtype: np.dtype) -> np.ndarray:
         arrays = [np.asarray(panel) for panel in panels]
         shapes = [array.shape for array in arrays]
         if shapes != list(self._layout.sizes):
             raise ValueError(
                 f"image {index} has panels {shapes}, the detector {list(self._layout.sizes)}"
             )
-        stored = [
-            _stored(array, self._dtype, trusted, f"Image {index + 1}, panel {i}, of {self._path}")
+        kept = [
+            stored(array, dtype, trusted, f"Image {index + 1}, panel {i}, of {self._path}")
             for i, (array, trusted) in enumerate(zip(arrays, self._trusted))
         ]
-        self._data[index] = self._layout.place(stored, self._dtype)
-        self._written[index] = True
+        return self._layout.place(kept, dtype)
 
     def close(self) -> None:
         """Give the whole file its name. An image missing is a Sorry, and nothing is left."""
@@ -144,6 +165,7 @@ class NXmxWriter:
             self.discard()
             raise
         self._file = None
+        self.names = [self._path]
 
     def discard(self) -> None:
         """Give up: close and remove the temporary file; what was at the path stays as it was."""
@@ -155,18 +177,18 @@ class NXmxWriter:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _create_data(self, chunking: dict) -> h5py.Dataset:
-        """The empty array of pixels, ``[image, slow, fast]``, a chunk for each panel."""
+    def _create_data(self, name: str, dtype: np.dtype, chunking: dict) -> h5py.Dataset:
+        """An empty array of pixels, ``[image, slow, fast]``, a chunk for each panel."""
         return self._file.create_dataset(
-            "/entry/data/data",
+            name,
             shape=(self._n_images, *self._layout.shape),
-            dtype=self._dtype,
+            dtype=dtype,
             chunks=(1, self._layout.slot, self._layout.width),
             **chunking,
         )
 
 
-def _number_of_images(experiment, n_images: int | None) -> int:
+def number_of_images(experiment, n_images: int | None) -> int:
     """How many images the file has; Sorry where models are missing or contradict it."""
     for name in ("detector", "beam"):
         if getattr(experiment, name) is None:
@@ -229,8 +251,14 @@ def _create(path: Path, temporary: Path) -> h5py.File:
         raise Sorry(f"Cannot write {path}: {error}") from error
 
 
-def _stored(array: np.ndarray, dtype: np.dtype, trusted, where: str) -> np.ndarray:
-    """Pixel values as they are stored, see `NXmxWriter.write`."""
+def stored(
+    array: np.ndarray,
+    dtype: np.dtype,
+    trusted,
+    where: str,
+    mend: str = "write int32 or float32",
+) -> np.ndarray:
+    """Pixel values as they are stored, see `NXmxWriter.write`; where, mend: for messages."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise Sorry(f"{where}: the simulation gave values that are not finite")
     if dtype.kind == "f":
@@ -241,16 +269,16 @@ def _stored(array: np.ndarray, dtype: np.dtype, trusted, where: str) -> np.ndarr
     values = np.rint(array.astype(np.float64)) if array.dtype.kind == "f" else array
     info = np.iinfo(dtype)
     low, high = values.min(initial=0), values.max(initial=0)
-    if low < info.min and not _untrusted(info.min, trusted):
-        raise Sorry(f"{where}: {low:.0f} is less than {dtype.name} holds; write int32 or float32")
-    if high > info.max and not _untrusted(info.max, trusted):
-        raise Sorry(f"{where}: {high:.0f} is more than {dtype.name} holds; write int32 or float32")
+    if low < info.min and not is_untrusted(info.min, trusted):
+        raise Sorry(f"{where}: {low:.0f} is less than {dtype.name} holds; {mend}")
+    if high > info.max and not is_untrusted(info.max, trusted):
+        raise Sorry(f"{where}: {high:.0f} is more than {dtype.name} holds; {mend}")
     if low < info.min or high > info.max:
         values = np.clip(values, info.min, info.max)
     return values.astype(dtype)
 
 
-def _untrusted(value: int, trusted) -> bool:
+def is_untrusted(value: int, trusted) -> bool:
     """Whether a value lies outside a trusted range that is set (its ends differ)."""
     low, high = trusted
     if low >= high:

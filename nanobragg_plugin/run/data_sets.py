@@ -55,6 +55,7 @@ def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
         sources = [geometry_phil.experiment_from_phil(params.geometry)]
         groups = [[0]]
     detector_phil.set_panels(sources, params.detector)
+    detector_phil.fit_panels(sources, params.output.format)
     _check_scales(params.crystal.lattice_scales, groups)
     shots = stills.stills_of(params, sources)
     if shots is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import logging
 import os
 import secrets
 import shutil
@@ -13,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from libtbx.utils import Sorry
+
+from nanobragg_plugin.run.writers import ENDINGS
+
+logger = logging.getLogger("dials.nanobragg_plugin.run.outputs")
 
 
 def check_writable(path: str | Path, overwrite: bool) -> None:
@@ -50,7 +56,8 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files of a run: one of images for every sweep."""
+    """The files of a run. images: for every sweep, a file, or in a format with a file for every
+    image their names with ##### for the image's number."""
 
     images: tuple[Path, ...]
     experiments: Path
@@ -71,7 +78,7 @@ class Outputs:
             )
         numbers = [""] if n_sweeps == 1 else [f"_{i + 1}" for i in range(n_sweeps)]
         return cls(
-            tuple(Path(f"{prefix}{number}.nxs") for number in numbers),
+            tuple(Path(f"{prefix}{number}{ENDINGS[params.format]}") for number in numbers),
             Path(params.experiments or f"{prefix}.expt"),
             Path(params.provenance or f"{prefix}.provenance.json"),
             Path(params.preview) if params.preview else None,
@@ -99,21 +106,43 @@ class Outputs:
             if path.is_dir() or path.is_file() or not path.exists():  # /dev/null is none of these
                 check_writable(path, overwrite=True)
 
+    def check_images(self, files: Iterable[Path], params: Any, inputs: Iterable[str]) -> None:
+        """`Sorry` unless the files of all images can be written, where there is one for each; a
+        warning where more of their name are there, which would pass for images of this run."""
+        files, read = list(files), {Path(name).resolve() for name in inputs}
+        others = [self.experiments, self.provenance, *([self.preview] if self.preview else [])]
+        taken = {path.resolve() for path in [*others, *([Path(params.log)] if params.log else [])]}
+        for path in files:
+            if path.resolve() in read:
+                raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
+            if path.resolve() in taken:
+                raise Sorry(f"two outputs would both be {path.resolve()}: rename one")
+            if os.path.lexists(path):
+                check_writable(path, params.overwrite)
+        for path in self.images:
+            there = set(path.parent.glob(glob.escape(path.name).replace("#", "[0-9]")))
+            strays = sorted(there - set(files)) if "#" in path.name else []
+            if strays:
+                logger.warning(
+                    "%d files named %s are not of this run (%s ...): take care not to import them",
+                    len(strays),
+                    path,
+                    strays[0],
+                )
+
     @contextlib.contextmanager
     def staged(self) -> Iterator[list[Path]]:
         """Where to write the images meanwhile: a hidden folder beside them. They move to their
         places together, when all are whole; after any failure none does, and the folder goes."""
         home = self.images[0].parent
-        folder = Path(tempfile.mkdtemp(prefix=f".{self.images[0].stem}-", suffix=".part", dir=home))
-        paths = [folder / path.name for path in self.images]
+        name = self.images[0].stem.rstrip("#_")
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=home))
         try:
-            yield paths
-            for path, final in zip(paths, self.images):
-                os.replace(path, final)
+            yield [folder / path.name for path in self.images]
+            for path in sorted(folder.iterdir()):
+                os.replace(path, home / path.name)
         except Sorry as error:
-            text = str(error)
-            for path, final in zip(paths, self.images):
-                text = text.replace(str(path), str(final))
-            raise Sorry(text) from error
+            there = "" if home == Path(".") else f"{home}{os.sep}"
+            raise Sorry(str(error).replace(f"{folder}{os.sep}", there)) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
