@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import libtbx.phil
-import nanobragg_plugin.phil
 import torch
 from cctbx import crystal, miller, sgtbx, uctbx, xray
 
+import nanobragg_plugin.phil
 from nanobragg_plugin.adapters.miller import structure_factors_from_params
 from nanobragg_plugin.adapters.model_f import made_up_structure
 from nanobragg_plugin.structure_factors import StructureFactors, nearest
