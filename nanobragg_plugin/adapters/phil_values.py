@@ -10,7 +10,7 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 
 #: What may be None though its default is not (`none` of a choice is None to libtbx).
-OPTIONAL = ("output.log", "output.compression")
+OPTIONAL = ("output.log", "output.compression", "output.html")
 
 
 def check_values(scope: Any, params: Any) -> None:

@@ -1,0 +1,106 @@
+"""Images of any kind that dxtbx reads, in photons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dxtbx.model.experiment_list import ExperimentListFactory
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.compared_tables import d_of_places
+from nanobragg_plugin.adapters.flex_arrays import arrays
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image set. first: the number of the first image, as its scan has it; shapes: (slow, fast)
+    a panel; counts: whether its pixels are whole numbers; gains: of each panel, value a photon."""
+
+    name: str
+    imageset: Any
+    first: int
+    shapes: tuple[tuple[int, int], ...]
+    counts: bool
+    gains: tuple[float, ...]
+
+    @property
+    def last(self) -> int:
+        """The number of the last image."""
+        return self.first + len(self.imageset) - 1
+
+    def photons(self, number: int) -> list[np.ndarray]:
+        """[slow, fast] a panel of image `number`: offset and gain taken off; NaN where masked."""
+        try:
+            values = arrays(self.imageset.get_corrected_data(number - self.first))
+            masks = arrays(self.imageset.get_mask(number - self.first))
+        # whatever a truncated file makes a format class raise
+        except Exception as error:
+            raise Sorry(
+                f"image {number} of {self.name} cannot be read: {one_line(error)[:300]}"
+            ) from None
+        found = []
+        for one, mask in zip(values, masks):
+            one = np.array(one, dtype=float)
+            one[~mask] = np.nan
+            found.append(one)
+        if tuple(one.shape for one in found) != self.shapes:
+            raise Sorry(f"image {number} of {self.name} has not the shape of its detector")
+        return found
+
+    def resolution(self, number: int) -> list[np.ndarray]:
+        """d [slow, fast] of each pixel's centre, Angstrom, a panel."""
+        index = number - self.first
+        detector, beam = self.imageset.get_detector(index), self.imageset.get_beam(index)
+        found = []
+        for panel, (n_slow, n_fast) in zip(detector, self.shapes):
+            slow, fast = np.mgrid[:n_slow, :n_fast] + 0.5
+            found.append(d_of_places(panel, beam, np.stack((fast, slow), axis=-1)))
+        return found
+
+
+def open_images(name: str) -> Images:
+    """A file of images, or a template with # for the digits of their numbers."""
+    try:
+        make = ExperimentListFactory.from_templates if "#" in name else _from_file
+        found = make([name])
+        sets = found.imagesets()
+    # whatever the many format classes make of a file that is not theirs
+    except Exception as error:
+        raise Sorry(f"{name} is not an image that dxtbx can read: {one_line(error)[:300]}") from None
+    if not sets:
+        raise Sorry(f"{name} is not an image that dxtbx can read")
+    return _images(name, sets)
+
+
+def images_of(name: str, experiments: Any) -> Images:
+    """The images that an experiment list points at, with its models."""
+    return _images(name, experiments.imagesets())
+
+
+def _from_file(names: list[str]) -> Any:
+    return ExperimentListFactory.from_filenames(names)
+
+
+def _images(name: str, sets: list[Any]) -> Images:
+    """The only image set of a file or a list."""
+    if len(sets) != 1 or not len(sets[0]):
+        raise Sorry(
+            f"{name} has {len(sets)} image sets: compare one at a time (dials.split_experiments)"
+        )
+    images = sets[0]
+    try:
+        raw, detector = images.get_raw_data(0), images.get_detector()
+        scan = images.get_scan() if hasattr(images, "get_scan") else None
+    except Exception as error:
+        raise Sorry(f"the first image of {name} cannot be read: {one_line(error)[:300]}") from None
+    return Images(
+        name,
+        images,
+        1 if scan is None else scan.get_image_range()[0],
+        tuple(tuple(reversed(panel.get_image_size())) for panel in detector),
+        all(np.issubdtype(one.dtype, np.integer) for one in arrays(raw)),
+        tuple(panel.get_gain() or 1.0 for panel in detector),
+    )
