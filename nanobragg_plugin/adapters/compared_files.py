@@ -56,7 +56,10 @@ def sides(names: list[str]) -> tuple[Side, Side]:
         found[kind].append(name)
     pairs = {kind: (files + [None, None])[:2] for kind, files in found.items()}
     for kind in ("experiments", "reflections", "merged", "images"):
-        if len(found[kind]) == 2 and Path(found[kind][0]).resolve() == Path(found[kind][1]).resolve():
+        if (
+            len(found[kind]) == 2
+            and Path(found[kind][0]).resolve() == Path(found[kind][1]).resolve()
+        ):
             raise Sorry(f"{found[kind][0]} is given twice: give the truth's and the other's")
     return tuple(Side(**{kind: pair[i] for kind, pair in pairs.items()}) for i in (0, 1))
 
@@ -99,7 +102,9 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
         raise
     # whatever a file of arbitrary JSON, or images that are missing, make dxtbx stumble over
     except Exception as error:
-        raise Sorry(f"{name} is not an experiment list that dxtbx can read: {_short(error)}") from None
+        raise Sorry(
+            f"{name} is not an experiment list that dxtbx can read: {_short(error)}"
+        ) from None
     if not len(found):
         raise Sorry(f"{name} holds no experiments")
     return found
@@ -115,7 +120,9 @@ def read_reflections(name: str) -> Any:
     except Sorry:
         raise
     except Exception as error:
-        raise Sorry(f"{name} is not a reflection table that DIALS can read: {_short(error)}") from None
+        raise Sorry(
+            f"{name} is not a reflection table that DIALS can read: {_short(error)}"
+        ) from None
     if not len(table):
         raise Sorry(f"{name} holds no reflections")
     return table
@@ -143,7 +150,9 @@ def read_merged(name: str, labels: list[str] | None, parameter: str) -> Any:
     order = [(a.anomalous_flag(), not a.is_xray_intensity_array()) for a in arrays]
     best = [a for a, key in zip(arrays, order) if key == min(order)]
     if len(best) > 1:
-        raise Sorry(f"{name} has several arrays that may be meant, {have}: choose with {parameter}=")
+        raise Sorry(
+            f"{name} has several arrays that may be meant, {have}: choose with {parameter}="
+        )
     array = best[0]
     if array.unit_cell() is None or array.space_group() is None:
         raise Sorry(f"{name} has no unit cell or space group")

@@ -16,11 +16,12 @@ from nanobragg_plugin.adapters.flex_arrays import arrays
 
 @dataclass(frozen=True)
 class Images:
-    """An image set. first: the number of the first image, as its scan has it; shapes: (slow, fast)
-    a panel; counts: whether its pixels are whole numbers; gains: of each panel, value a photon."""
+    """Images of one detector. frames: of each its image set and its index there; first: the number
+    of the first one, as its scan has it; shapes: (slow, fast) a panel; counts: whether pixels are
+    whole numbers; gains: of each panel, value a photon."""
 
     name: str
-    imageset: Any
+    frames: tuple[tuple[Any, int], ...]
     first: int
     shapes: tuple[tuple[int, int], ...]
     counts: bool
@@ -29,13 +30,14 @@ class Images:
     @property
     def last(self) -> int:
         """The number of the last image."""
-        return self.first + len(self.imageset) - 1
+        return self.first + len(self.frames) - 1
 
     def photons(self, number: int) -> list[np.ndarray]:
         """[slow, fast] a panel of image `number`: offset and gain taken off; NaN where masked."""
+        images, index = self.frames[number - self.first]
         try:
-            values = arrays(self.imageset.get_corrected_data(number - self.first))
-            masks = arrays(self.imageset.get_mask(number - self.first))
+            values = arrays(images.get_corrected_data(index))
+            masks = arrays(images.get_mask(index))
         # whatever a truncated file makes a format class raise
         except Exception as error:
             raise Sorry(
@@ -52,8 +54,8 @@ class Images:
 
     def resolution(self, number: int) -> list[np.ndarray]:
         """d [slow, fast] of each pixel's centre, Angstrom, a panel."""
-        index = number - self.first
-        detector, beam = self.imageset.get_detector(index), self.imageset.get_beam(index)
+        images, index = self.frames[number - self.first]
+        detector, beam = images.get_detector(index), images.get_beam(index)
         found = []
         for panel, (n_slow, n_fast) in zip(detector, self.shapes):
             slow, fast = np.mgrid[:n_slow, :n_fast] + 0.5
@@ -69,7 +71,9 @@ def open_images(name: str) -> Images:
         sets = found.imagesets()
     # whatever the many format classes make of a file that is not theirs
     except Exception as error:
-        raise Sorry(f"{name} is not an image that dxtbx can read: {one_line(error)[:300]}") from None
+        raise Sorry(
+            f"{name} is not an image that dxtbx can read: {one_line(error)[:300]}"
+        ) from None
     if not sets:
         raise Sorry(f"{name} is not an image that dxtbx can read")
     return _images(name, sets)
@@ -77,7 +81,10 @@ def open_images(name: str) -> Images:
 
 def images_of(name: str, experiments: Any) -> Images:
     """The images that an experiment list points at, with its models."""
-    return _images(name, experiments.imagesets())
+    sets = [images for images in experiments.imagesets() if images is not None]
+    if not sets:
+        raise Sorry(f"{name} points at no images")
+    return _images(name, sets)
 
 
 def _from_file(names: list[str]) -> Any:
@@ -85,20 +92,18 @@ def _from_file(names: list[str]) -> Any:
 
 
 def _images(name: str, sets: list[Any]) -> Images:
-    """The only image set of a file or a list."""
-    if len(sets) != 1 or not len(sets[0]):
-        raise Sorry(
-            f"{name} has {len(sets)} image sets: compare one at a time (dials.split_experiments)"
-        )
-    images = sets[0]
+    """All image sets of a file or a list, one after the other; of several the numbers are from 1."""
     try:
-        raw, detector = images.get_raw_data(0), images.get_detector()
-        scan = images.get_scan() if hasattr(images, "get_scan") else None
+        raw, detector = sets[0].get_raw_data(0), sets[0].get_detector(0)
+        scan = (
+            sets[0].get_scan() if len(sets) == 1 and hasattr(sets[0], "get_array_range") else None
+        )
+    # whatever a truncated file, or none, makes a format class raise
     except Exception as error:
         raise Sorry(f"the first image of {name} cannot be read: {one_line(error)[:300]}") from None
     return Images(
         name,
-        images,
+        tuple((images, index) for images in sets for index in range(len(images))),
         1 if scan is None else scan.get_image_range()[0],
         tuple(tuple(reversed(panel.get_image_size())) for panel in detector),
         all(np.issubdtype(one.dtype, np.integer) for one in arrays(raw)),

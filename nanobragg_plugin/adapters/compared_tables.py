@@ -173,6 +173,8 @@ def _intensities(table: Any, which: str, name: str) -> tuple:
     done = getattr(flags, "integrated_prf" if which == "profile" else "integrated_sum")
     if table.get_flags(flags.integrated, all=False).count(True):
         values[~table.get_flags(done).as_numpy_array()] = np.nan
+        bad = table.get_flags(flags.bad_for_scaling, all=False)
+        values[bad.as_numpy_array()] = np.nan
     with np.errstate(invalid="ignore"):
         return values, np.sqrt(np.where(variance > 0, variance, np.nan)), label
 

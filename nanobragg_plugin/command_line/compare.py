@@ -58,16 +58,18 @@ def _run(args: list[str]) -> None:
     params, options, files = parameters(args)
     true, other = compared_files.sides(files)
     check_outputs(params.output, files)
+    opened = parts.open_sides(true, other)
     printed = params.output.json == PRINTED
     if not printed:
         log.config(verbosity=options.verbose, logfile=params.output.log)
     with tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
-        found = parts.compare(true, other, params, bar.update)
-    about = [f"{label}: {', '.join(s.names()) or '-'}" for label, s in named(true, other)]
+        found = parts.compare(opened, params, bar.update)
+    names = {label: side.files.names() for label, side in zip(("truth", "other"), opened)}
+    about = [f"{label}: {', '.join(files) or '-'}" for label, files in names.items()]
     content = {
         "program": "nanobragg.compare",
         "nanobragg_plugin": nanobragg_plugin.__version__,
-        **{label: [Path(name).name for name in s.names()] for label, s in named(true, other)},
+        **{label: [Path(name).name for name in files] for label, files in names.items()},
         **{part.name: parts.plain(part.figures) for part in found},
     }
     if printed:
@@ -83,11 +85,6 @@ def _run(args: list[str]) -> None:
         page = html.page("nanobragg.compare", about, [part.section for part in found])
         provenance.write_text(params.output.html, page)
         logger.info("Wrote the report to %s", params.output.html)
-
-
-def named(true: Any, other: Any) -> tuple:
-    """The sides and what they are called."""
-    return ("truth", true), ("other", other)
 
 
 def parameters(args: list[str]) -> tuple[Any, Any, list[str]]:
@@ -106,7 +103,9 @@ def parameters(args: list[str]) -> tuple[Any, Any, list[str]]:
     if params.reflections.scale is not None:
         positive(params.reflections.scale, "reflections.scale")
     if not rest:
-        raise Sorry(f"what is to be compared? give {parts.POSSIBLE}; nanobragg.compare -h says more")
+        raise Sorry(
+            f"what is to be compared? give {parts.POSSIBLE}; nanobragg.compare -h says more"
+        )
     return params, options, rest
 
 

@@ -13,6 +13,8 @@ from nanobragg_plugin.compare.shells import PIXELS, Shells, ratio
 
 #: Histogram of Z: from -REACH to REACH.
 REACH, BINS = 6.0, 48
+#: Photons from which on counting noise is about normal: a histogram of its own.
+MANY = 25.0
 #: Dots along an edge of a residual map of a panel, at most.
 SHOWN = 400
 
@@ -45,12 +47,17 @@ class Sums:
 
     def add(self, shell: np.ndarray, a: np.ndarray, b: np.ndarray, z: np.ndarray) -> None:
         """Pixels [n] of the shells `shell`: truth, other, and Z (NaN where too dim)."""
-        n, d = self.values.shape[1], b - a
         bright = np.isfinite(z)
         zed = np.where(bright, z, 0)
-        dim = ~bright
-        terms = (np.ones_like(a), a, b, a * a, b * b, a * b, d * d, bright, zed, zed * zed, dim * d)
-        self.values += np.array([np.bincount(shell, t.astype(float), n) for t in terms])
+        # one at a time: each is as large as the image
+        terms: tuple[Callable[[], np.ndarray], ...] = (
+            *(lambda: np.ones_like(a), lambda: a, lambda: b),
+            *(lambda: a * a, lambda: b * b, lambda: a * b, lambda: (b - a) ** 2),
+            *(lambda: bright.astype(float), lambda: zed, lambda: zed * zed),
+            lambda: np.where(bright, 0, b - a),
+        )
+        for row, term in zip(self.values, terms):
+            row += np.bincount(shell, term(), len(row))
 
     def total(self) -> Sums:
         """All shells as one."""
@@ -122,28 +129,31 @@ def compare_images(
     check_shapes(true, other)
     numbers = numbers_of(true, other, settings)
     if settings.map_of is not None and settings.map_of not in numbers:
-        raise Sorry(f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}")
+        raise Sorry(
+            f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}"
+        )
     resolution = true.resolution(numbers[0])
     shells = Shells.of(np.concatenate([d.ravel() for d in resolution]), settings.n_shells, PIXELS)
     shell = [shells.number(d).clip(0) for d in resolution]
-    sums, counts = Sums.zero(len(shells)), np.zeros(BINS + 2, int)
+    sums, counts, bright = Sums.zero(len(shells)), np.zeros(BINS + 2, int), np.zeros(BINS + 2, int)
     rows, kept = [], {"chi2": -1.0, "image": numbers[0], "maps": []}
     for number in numbers:
         pairs = list(zip(true.photons(number), other.photons(number)))
-        scores = [
-            _scores(a, b, settings, gain) for (a, b), gain in zip(pairs, other.gains)
-        ]
+        scores = [_scores(a, b, settings, gain) for (a, b), gain in zip(pairs, other.gains)]
         mine = Sums.zero(len(shells))
         for (a, b), z, s in zip(pairs, scores, shell):
             good = np.isfinite(a) & np.isfinite(b)
             mine.add(s[good], a[good], b[good], z[good])
             counts += _histogram(z)
+            bright += _histogram(z[a >= MANY])
         sums.values += mine.values
         rows.append({"image": number, **mine.total().figures()[0], **_largest(pairs)})
         worth = rows[-1]["chi2"] if np.isfinite(rows[-1]["chi2"]) else rows[-1]["rms"]
         wanted = worth > kept["chi2"] if settings.map_of is None else number == settings.map_of
         if wanted:
-            maps = [_reduced(z if np.isfinite(z).any() else b - a) for (a, b), z in zip(pairs, scores)]
+            maps = [
+                _reduced(z if np.isfinite(z).any() else b - a) for (a, b), z in zip(pairs, scores)
+            ]
             kept = {"chi2": worth, "image": number, "maps": maps}
         tick()
     if not sums.values[0].sum():
@@ -157,12 +167,8 @@ def compare_images(
         **sums.total().figures()[0],
         **{name: worst[name] for name in names},
         "largest_in_image": worst["image"],
-        "z_histogram": {
-            "edges": np.linspace(-REACH, REACH, BINS + 1),
-            "counts": counts[1:-1],
-            "below": int(counts[0]),
-            "above": int(counts[-1]),
-        },
+        "z_histogram": _binned(counts),
+        "z_histogram_bright": {"photons_from": MANY, **_binned(bright)},
         "shells": [{**limit, **row} for limit, row in zip(limits, sums.figures())],
         "images": rows,
     }
@@ -181,6 +187,16 @@ def _histogram(z: np.ndarray) -> np.ndarray:
     """Counts of Z, what lies below and above at the ends."""
     edges = np.concatenate(([-np.inf], np.linspace(-REACH, REACH, BINS + 1), [np.inf]))
     return np.histogram(z[np.isfinite(z)], edges)[0]
+
+
+def _binned(counts: np.ndarray) -> dict:
+    """A histogram as it is reported."""
+    return {
+        "edges": np.linspace(-REACH, REACH, BINS + 1),
+        "counts": counts[1:-1],
+        "below": int(counts[0]),
+        "above": int(counts[-1]),
+    }
 
 
 def _largest(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict:

@@ -10,7 +10,10 @@ APART = 4.0
 
 
 def match(
-    true: np.ndarray, other: np.ndarray, labels: tuple[np.ndarray, np.ndarray], tolerance: np.ndarray
+    true: np.ndarray,
+    other: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    tolerance: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs, as indices into `true` and `other`, that are each other's nearest.
 

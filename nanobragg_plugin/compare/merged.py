@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from nanobragg_plugin.adapters.merged import Merged
-from nanobragg_plugin.compare.shells import REFLECTIONS, Shells, correlation, distribution, ratio
+from nanobragg_plugin.compare.shells import (
+    REFLECTIONS,
+    Shells,
+    correlation,
+    distribution,
+    ratio,
+    scale_of,
+)
 
 
 def compare_merged(merged: Merged, n_shells: int) -> dict:
-    """Correlation, R = sum |I - k I_true| / sum k I_true with k = sum I / sum I_true of all, and
-    (I - k I_true)/sigma, altogether and by shell."""
+    """Correlation, R = sum |I - k I_true| / sum k I_true with the k for which R of all is least,
+    and (I - k I_true)/sigma, altogether and by shell."""
     shells = Shells.of(merged.d, n_shells, REFLECTIONS)
-    scale = ratio(merged.found.sum(), merged.true.sum())
+    scale = scale_of(merged.found, merged.true)
     number = shells.number(merged.d)
     rows = [
         {"d_max": high, "d_min": low, **_figures(merged, scale, number == shell)}

@@ -38,7 +38,7 @@ def pairs_of(true: Any, other: Any) -> tuple[list[tuple[int, int]], str]:
 
 
 def _best(true: Any, crystal: Any) -> int | None:
-    """The experiment whose crystal has the same lattice and is turned least; None: there is none."""
+    """The experiment whose crystal has the same lattice and is turned least, or None."""
     angles = {}
     for number, experiment in enumerate(true):
         result = crystal_or_reason(experiment.crystal, crystal)
@@ -113,7 +113,6 @@ def _beam(true: Any, other: Any) -> dict:
 
 def _detector(true: Any, other: Any) -> dict:
     """Distance and beam centre of the first panel, and each panel's shift and tilt."""
-    n_true, n_other = len(true.detector), len(other.detector)
     sizes = [[p.get_image_size() for p in one.detector] for one in (true, other)]
     if sizes[0] != sizes[1]:
         return {
@@ -124,13 +123,15 @@ def _detector(true: Any, other: Any) -> dict:
     shifts, tilts, pixels = [], [], []
     for one, two in zip(true.detector, other.detector):
         shifts.append(np.array(two.get_origin()) - np.array(one.get_origin()))
-        frames = [np.array((*p.get_fast_axis(), *p.get_slow_axis(), *p.get_normal())) for p in (one, two)]
+        frames = [
+            np.array((*p.get_fast_axis(), *p.get_slow_axis(), *p.get_normal())) for p in (one, two)
+        ]
         frames = [frame.reshape(3, 3).T for frame in frames]
         tilts.append(turn_deg(frames[1] @ frames[0].T))
         pixels.append(np.abs(np.array(two.get_pixel_size()) - np.array(one.get_pixel_size())).max())
     lengths = np.linalg.norm(shifts, axis=1)
     return {
-        "panels": n_true,
+        "panels": len(true.detector),
         "distance_true_mm": true.detector[0].get_distance(),
         "distance_error_mm": distance,
         "beam_centre_error_px": beam_centre(other) - beam_centre(true),
@@ -153,7 +154,8 @@ def beam_centre(experiment: Any) -> np.ndarray:
 
 
 def _sizes(sizes: list) -> str:
-    return f"{len(sizes)} panel{'s' * (len(sizes) > 1)}, the first of {sizes[0][0]} x {sizes[0][1]} pixels"
+    panels = "panel" if len(sizes) == 1 else "panels"
+    return f"{len(sizes)} {panels}, the first of {sizes[0][0]} x {sizes[0][1]} pixels"
 
 
 def _goniometer(true: Any, other: Any) -> dict | None:
@@ -207,5 +209,8 @@ def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 def turn_deg(rotation: np.ndarray) -> float:
     """Angle of a rotation matrix [3, 3], 0 to 180 degrees; as exact for small ones."""
     # |R - R^T| is sqrt(8) times the sine, the trace 1 + 2 cosine
-    sine, cosine = np.linalg.norm(rotation - rotation.T) / math.sqrt(8), (np.trace(rotation) - 1) / 2
+    sine, cosine = (
+        np.linalg.norm(rotation - rotation.T) / math.sqrt(8),
+        (np.trace(rotation) - 1) / 2,
+    )
     return math.degrees(math.atan2(sine, cosine))

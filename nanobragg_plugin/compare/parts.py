@@ -40,9 +40,8 @@ class Opened:
     table: Any
 
 
-def compare(true: Side, other: Side, params: Any, tick: Callable[[], Any]) -> list[Part]:
+def compare(sides: tuple[Opened, Opened], params: Any, tick: Callable[[], Any]) -> list[Part]:
     """All comparisons of two sides; `Sorry` where there is none, or a file takes part in none."""
-    sides = _open(true, other)
     pairs, crystals = None, None
     used: set[str | None] = set()
     parts = []
@@ -65,10 +64,15 @@ def compare(true: Side, other: Side, params: Any, tick: Callable[[], Any]) -> li
     return parts
 
 
-def _open(true: Side, other: Side) -> tuple[Opened, Opened]:
-    """Read lists and tables, and put each table and MTZ file to its side."""
-    lists = [s.experiments and compared_files.read_experiments(s.experiments) for s in (true, other)]
-    tables = [s.reflections and compared_files.read_reflections(s.reflections) for s in (true, other)]
+def open_sides(true: Side, other: Side) -> tuple[Opened, Opened]:
+    """Read lists and tables, and put a table and an MTZ file to their sides: a truth table is the
+    truth, else the MTZ file is."""
+    lists = [
+        s.experiments and compared_files.read_experiments(s.experiments) for s in (true, other)
+    ]
+    tables = [
+        s.reflections and compared_files.read_reflections(s.reflections) for s in (true, other)
+    ]
     if true.merged and not other.merged and true.reflections and not other.reflections:
         if "f_squared" in tables[0]:
             true, other = replace(true, merged=None), replace(other, merged=true.merged)
@@ -94,7 +98,11 @@ def _crystals(sides: tuple, pairs: list) -> dict[int, tuple[int, np.ndarray]] | 
 
 def _models(sides: tuple, pairs: list, how: str) -> Part:
     figures = [
-        {"true": a, "other": b, **models.compare_models(sides[0].experiments[a], sides[1].experiments[b])}
+        {
+            "true": a,
+            "other": b,
+            **models.compare_models(sides[0].experiments[a], sides[1].experiments[b]),
+        }
         for a, b in pairs
     ]
     return Part("models", figures, sections.of_models(figures, how))
@@ -113,7 +121,9 @@ def _images(sides: tuple, params: Any, tick: Callable, used: set) -> list[Part]:
         used.add(name)
     if len(opened) < 2:
         if params.images.of_experiments:
-            raise Sorry("images.of_experiments=True: give two experiment lists, or one and an image file")
+            raise Sorry(
+                "images.of_experiments=True: give two experiment lists, or one and an image file"
+            )
         used -= {side.files.images for side in sides}
         return []
     used |= {image.name for image in opened}
@@ -143,7 +153,9 @@ def _reflections(sides: tuple, params: Any, crystals: Any, used: set) -> list[Pa
     names = [[], []] if lists[0] is None else compared_tables.groups(*lists)
     spots = [
         compared_tables.spots_of(side.table, side.files.reflections, experiments, name, which)
-        for side, experiments, name, which in zip(sides, lists, names, ("auto", word(given.intensity)))
+        for side, experiments, name, which in zip(
+            sides, lists, names, ("auto", word(given.intensity))
+        )
     ]
     if lists[0] is not None and len(lists[0][0].detector) != len(lists[1][0].detector):
         raise Sorry("the experiment lists are of different detectors: panels cannot be told")
@@ -187,7 +199,9 @@ def _merged(sides: tuple, params: Any, crystals: Any, used: set) -> list[Part]:
     else:
         return []
     if not len(found.d):
-        raise Sorry("the two sides have no unique reflection in common: are cell and indices alike?")
+        raise Sorry(
+            "the two sides have no unique reflection in common: are cell and indices alike?"
+        )
     used |= {name for s in sides for name in (s.files.merged, s.files.reflections)}
     used |= {s.files.experiments for s in sides} if other.table else set()
     figures = merged.compare_merged(found, params.shells)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nanobragg_plugin.compare.shells import rms
 
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
+COLOURS = ("tab:blue", "tab:orange", "tab:red", "tab:green")
 
 
 def _figure(width: float = 7.0, height: float = 3.6) -> Any:
@@ -39,7 +39,9 @@ def residual_map(maps: list[np.ndarray]) -> bytes:
     for number, one in enumerate(maps):
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.set_facecolor("0.75")
-        drawn = axes.imshow(one, cmap="RdBu_r", vmin=-limit or -1, vmax=limit or 1, interpolation="nearest")
+        drawn = axes.imshow(
+            one, cmap="RdBu_r", vmin=-limit or -1, vmax=limit or 1, interpolation="nearest"
+        )
         axes.set_xticks([])
         axes.set_yticks([])
         if len(maps) > 1:
@@ -48,19 +50,21 @@ def residual_map(maps: list[np.ndarray]) -> bytes:
     return _png(figure)
 
 
-def histogram(edges: np.ndarray, counts: np.ndarray, label: str) -> bytes:
-    """A distribution beside the unit normal one, on a logarithmic scale."""
+def histogram(edges: np.ndarray, counts: dict[str, np.ndarray], label: str) -> bytes:
+    """Distributions, name -> counts [bins], each beside the unit normal one, logarithmic."""
     figure = _figure()
     axes = figure.add_subplot()
-    axes.stairs(counts, edges, fill=True, color=COLOURS[0], alpha=0.6, label="found")
     middle, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    normal = np.sum(counts) * width * np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
-    axes.plot(middle, normal, color="black", lw=1, label="unit normal")
+    for colour, (name, found) in zip(COLOURS, counts.items()):
+        axes.stairs(found, edges, fill=True, color=colour, alpha=0.5, label=name)
+        normal = np.sum(found) * width * np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
+        axes.plot(middle, normal, color=colour, lw=1.5)
+    axes.plot([], [], color="black", label="lines: unit normal")
     axes.set_yscale("log")
-    axes.set_ylim(0.5, max(2.0, 3 * float(np.max(counts, initial=1))))
+    axes.set_ylim(0.5, max(2.0, *(3.0 * np.max(c, initial=1) for c in counts.values())))
     axes.set_xlabel(label)
     axes.set_ylabel("number")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     return _png(figure)
 
 
@@ -95,6 +99,7 @@ def by_image(images: list[int], series: dict[str, list[float]], label: str) -> b
     axes = figure.add_subplot()
     for colour, (name, values) in zip(COLOURS, series.items()):
         axes.plot(images, values, ".-", color=colour, label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("image")
     axes.set_ylabel(label)
     axes.grid(lw=0.3)

@@ -17,6 +17,7 @@ from nanobragg_plugin.compare.shells import (
     mean,
     ratio,
     rms,
+    scale_of,
 )
 
 
@@ -24,7 +25,7 @@ from nanobragg_plugin.compare.shells import (
 class Settings:
     """threshold: photons of a true reflection that should be found; tolerance [3]: pixels and
     images; scale: of the other's intensities over the truth's, None: fitted; min_partiality: of
-    the true reflections whose intensities are compared."""
+    reflections whose intensities are compared, by each table that says it."""
 
     threshold: float
     tolerance: tuple[float, float, float]
@@ -161,18 +162,20 @@ def _errors(error: np.ndarray) -> dict:
 def _intensities(
     true: Spots, other: Spots, pairs: tuple, settings: Settings, shells: Shells
 ) -> dict | None:
-    """CC, R and the distribution of (I - k I_true)/sigma, where both tables have intensities."""
+    """CC, R and the distribution of (I - k I_true)/sigma, where both tables have intensities; k as
+    `shells.scale_of` has it."""
     if true.intensity is None or other.intensity is None:
         return None
     one, two = pairs
     use = np.isfinite(true.intensity[one]) & np.isfinite(other.intensity[two])
-    if true.is_truth and true.partiality is not None:
-        use &= true.partiality[one] >= settings.min_partiality
+    for side, at in ((true, one), (other, two)):
+        if side.partiality is not None:
+            use &= side.partiality[at] >= settings.min_partiality
     one, two = one[use], two[use]
     expected, found, sigma = true.intensity[one], other.intensity[two], other.sigma[two]
     scale = settings.scale
     if scale is None:
-        scale = ratio(found.sum(), expected.sum())
+        scale = scale_of(found, expected)
     deviation = (found - scale * expected) / sigma
     number = shells.number(true.d[one])
 

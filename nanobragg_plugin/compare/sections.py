@@ -46,7 +46,8 @@ def _cells(*values: Any) -> tuple[str, ...]:
 
 
 def _shell(row: dict) -> str:
-    return f"{row['d_max']:.2f}-{row['d_min']:.2f}"
+    high = f"{row['d_max']:.2f}" if row["d_max"] < 1000 else "..."  # the direct beam is near
+    return f"{high}-{row['d_min']:.2f}"
 
 
 def of_models(pairs: list[dict], how: str) -> Section:
@@ -91,14 +92,17 @@ def _model_rows(pair: dict, several: bool) -> list[tuple[str, ...]]:
         names = ("a", "b", "c", "alpha", "beta", "gamma")
         for at, (name, a, b) in enumerate(zip(names, crystal["cell_true"], crystal["cell"])):
             unit = "Å" if at < 3 else "degrees"
-            rows.append((name, f"{a:.4f}", f"{b:.4f}", f"{b - a:.4f}", unit))
+            rows.append((name, f"{a:.4f}", f"{b:.4f}", f"{round(b - a, 4) + 0.0:.4f}", unit))
         rows.append(("space group", *crystal["space_groups"], "", ""))
         rows.append(("misorientation", "", "", crystal["misorientation_deg"], "degrees"))
         varying = crystal["misorientation_along_scan_deg"]
         if varying is not None:
             rows.append(("largest along the scan", "", "", varying, "degrees"))
     beam = pair["beam"]
-    rows.append(("wavelength", f"{beam['wavelength_true']:.6g}", "", beam["wavelength_error"], "Å"))
+    wavelength = beam["wavelength_true"], beam["wavelength_error"]
+    rows.append(
+        ("wavelength", *(f"{x:.6g}" for x in (wavelength[0], sum(wavelength))), wavelength[1], "Å")
+    )
     rows.append(("beam direction", "", "", beam["direction_error_deg"], "degrees"))
     rows.append(("polarization fraction", "", "", beam["polarization_fraction_error"], ""))
     if "reason" not in detector:
@@ -137,9 +141,11 @@ def of_images(figures: dict, kept: dict) -> Section:
     panel, slow, fast = figures["largest_at"]
     notes = [
         "The truth is "
-        + ("photons expected: sigma² of a pixel is what the truth has there." if figures[
-            "truth_is_expected"
-        ] else "counts: sigma² of a difference is the sum of both."),
+        + (
+            "photons expected: sigma² of a pixel is what the truth has there."
+            if figures["truth_is_expected"]
+            else "counts: sigma² of a difference is the sum of both."
+        ),
         f"Pixels of fewer than {figures['minimum_photons']:g} photons have no Z; the sum of their "
         f"differences is {number(figures['dim_pixels_difference'])} photons.",
         f"The largest difference is {number(figures['largest_difference'])} photons, in image "
@@ -153,14 +159,23 @@ def of_images(figures: dict, kept: dict) -> Section:
             ("shell", *header),
             (*(row(_shell(s), s) for s in shells), row("all", figures)),
         ),
-        Table("By image", ("image", *header), tuple(row(i["image"], i) for i in images[:MOST_ROWS])),
+        Table(
+            "By image", ("image", *header), tuple(row(i["image"], i) for i in images[:MOST_ROWS])
+        ),
     )
-    histogram = figures["z_histogram"]
+    histogram, bright = figures["z_histogram"], figures["z_histogram_bright"]
     pictures = {
         f"Residuals of image {kept['image']}, of each block of pixels the largest; grey: none": (
             plots.residual_map(kept["maps"])
         ),
-        "Z-scores of all pixels": plots.histogram(histogram["edges"], histogram["counts"], "Z"),
+        "Z-scores": plots.histogram(
+            histogram["edges"],
+            {
+                "all pixels": histogram["counts"],
+                f"of {bright['photons_from']:g} photons or more": bright["counts"],
+            },
+            "Z",
+        ),
         "By resolution": plots.by_shell(
             shells,
             {"CC": [s["cc"] for s in shells], "chi²/N": [s["chi2"] for s in shells]},
@@ -258,7 +273,7 @@ def _pictures(figures: dict) -> dict[str, bytes]:
     found = {f"CC and R of {figures['column']}": plots.by_shell(shells, series, "CC, R")}
     if spread["n"]:
         found[f"(I - k I_true)/sigma of {figures['column']}"] = plots.histogram(
-            spread["edges"], spread["counts"], "(I - k I_true)/sigma"
+            spread["edges"], {"reflections": spread["counts"]}, "(I - k I_true)/sigma"
         )
     return found
 

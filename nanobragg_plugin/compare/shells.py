@@ -46,7 +46,7 @@ class Shells:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation coefficient; NaN of fewer than three pairs, or where one is constant."""
+    """Pearson's correlation coefficient; NaN of fewer than three pairs, or of a constant."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
@@ -65,6 +65,18 @@ def mean(values: np.ndarray) -> float:
 def ratio(a: float, b: float) -> float:
     """a / b; NaN where b is 0."""
     return float(a / b) if b else float("nan")
+
+
+def scale_of(found: np.ndarray, true: np.ndarray) -> float:
+    """The k for which sum |found - k true| is least: the median of found/true, weighted by true.
+    It hardly heeds outliers. NaN where no true one is above 0."""
+    use = np.isfinite(found) & np.isfinite(true) & (true > 0)
+    if not use.any():
+        return float("nan")
+    ratios = found[use] / true[use]
+    order = np.argsort(ratios)
+    weight = np.cumsum(true[use][order])
+    return float(ratios[order][np.searchsorted(weight, weight[-1] / 2)])
 
 
 def distribution(values: np.ndarray, reach: float = 6.0, bins: int = 48) -> dict:
