@@ -92,7 +92,7 @@ def _from_file(names: list[str]) -> Any:
 
 
 def _images(name: str, sets: list[Any]) -> Images:
-    """All image sets of a file or a list, one after the other; of several the numbers are from 1."""
+    """All image sets of a file or a list, in a row; the numbers of several are from 1."""
     try:
         raw, detector = sets[0].get_raw_data(0), sets[0].get_detector(0)
         scan = (
