@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,12 @@ import compare_helpers as helpers
 import numpy as np
 from cctbx import sgtbx
 from dxtbx.model import Beam, Experiment, ExperimentList, Goniometer, Scan
+from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
+from simulate_helpers import image_sequence
 
+from nanobragg_plugin.adapters import compared_tables
 from nanobragg_plugin.compare import models
 from nanobragg_plugin.compare.truth import compare_crystals
 
@@ -163,3 +167,44 @@ def test_pairs() -> None:
         pairs(true, [turned(70)])
     with pytest.raises(Sorry, match="give lists of the same length"):
         pairs(true, [helpers.sweep(crystal=None)])
+
+
+def test_stills_by_their_images(tmp_cwd: Path) -> None:
+    """Three stills in a file: two of them in another list, in another order, by their numbers."""
+    images = np.zeros((3, 2, 190, 150), int)
+    files = []
+    for number, image in enumerate(images):
+        still = helpers.sweep(scan=None, goniometer=None)
+        files.append(helpers.write_images(f"still_{number}.nxs", still, [list(image)]))
+    listed = ExperimentListFactory.from_filenames(files)
+    for number, experiment in enumerate(listed):
+        experiment.identifier = ""
+        experiment.crystal = helpers.crystal(helpers.turn((0, 0, 1), 0.001 * number))
+    listed.as_file("true.expt")
+    ExperimentList([listed[2], listed[1]]).as_file("other.expt")
+    found = helpers.compare("true.expt", "other.expt", "output.html=None", "output.log=None")
+    assert [(pair["true"], pair["other"]) for pair in found["models"]] == [(2, 0), (1, 1)]
+    for pair in found["models"]:
+        assert pair["crystal"]["misorientation_deg"] == pytest.approx(0, abs=1e-7)
+    names = compared_tables.groups(listed, ExperimentList([listed[2], listed[1]]))
+    assert names[0] == names[1] == files
+    with pytest.raises(Sorry, match="which belong together cannot be said"):
+        compared_tables.groups(listed, ExperimentList([helpers.sweep()]))
+
+
+def test_one_file_of_stills() -> None:
+    """Stills in one file are told apart by their numbers there, sweeps by nothing but the file."""
+    sweep = helpers.sweep()
+    sweep.imageset = image_sequence(sweep)
+    assert compared_tables.sources_of(ExperimentList([sweep])) == [("image_0011.cbf", None)]
+    bare = helpers.sweep()
+    two = Experiment(
+        beam=bare.beam, detector=bare.detector, goniometer=bare.goniometer, scan=bare.scan
+    )
+    shared = ExperimentList([bare, two, helpers.sweep(), helpers.sweep(scan=None)])
+    assert compared_tables.sources_of(shared) == [
+        ("#0", None),
+        ("#0", None),
+        ("#2", None),
+        ("#3", 0),
+    ]

@@ -46,7 +46,9 @@ def test_matching_is_that_of_dials(truth: flex.reflection_table) -> None:
     rng = np.random.default_rng(3)
     order = rng.permutation(len(truth))
     other = truth.select(flex.size_t(order.tolist()))
-    other["xyzcal.px"] = helpers.shifted(other["xyzcal.px"], rng.uniform(-0.2, 0.2, (len(truth), 3)))
+    other["xyzcal.px"] = helpers.shifted(
+        other["xyzcal.px"], rng.uniform(-0.2, 0.2, (len(truth), 3))
+    )
     places = [np.array(table["xyzcal.px"]) for table in (truth, other)]
     none = np.zeros((len(truth), 1), int)
     one, two = match(*places, (none, none), np.array((2.0, 2.0, 2.0)))

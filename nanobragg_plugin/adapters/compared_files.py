@@ -42,7 +42,8 @@ class Side:
 def sides(names: list[str]) -> tuple[Side, Side]:
     """Truth and other: of each kind the first file is the truth's, the second the other's.
 
-    The only experiment list serves both. A reflection table beside an MTZ file is the truth if it
+    The only experiment list serves both; beside the only image file the first of them is the
+    truth's. A reflection table beside an MTZ file is the truth if it
     is a truth table (it has f_squared), else the MTZ file is, whichever comes first.
     """
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
@@ -55,6 +56,10 @@ def sides(names: list[str]) -> tuple[Side, Side]:
             )
         found[kind].append(name)
     pairs = {kind: (files + [None, None])[:2] for kind, files in found.items()}
+    lists, images = found["experiments"], found["images"]
+    if len(lists) == 1 and len(images) == 1:  # whose images may be compared
+        second = max(("experiments", "images"), key=lambda kind: names.index(found[kind][0]))
+        pairs[second].reverse()
     for kind in ("experiments", "reflections", "merged", "images"):
         if (
             len(found[kind]) == 2

@@ -84,8 +84,9 @@ def open_sides(true: Side, other: Side) -> tuple[Opened, Opened]:
     return Opened(true, lists[0] or None, tables[0]), Opened(other, lists[1] or None, tables[1])
 
 
-def _crystals(sides: tuple, pairs: list) -> dict[int, tuple[int, np.ndarray]] | None:
-    """Of each of the other's experiments the true one and the matrix between their indices."""
+def _crystals(sides: tuple, pairs: list) -> dict[int, tuple[int, np.ndarray]]:
+    """Of each of the other's experiments the true one and the matrix between their indices, where
+    they have one lattice."""
     found = {}
     for at, number in pairs:
         result = models.crystal_or_reason(
@@ -93,7 +94,7 @@ def _crystals(sides: tuple, pairs: list) -> dict[int, tuple[int, np.ndarray]] | 
         )
         if isinstance(result, CrystalComparison):
             found[number] = (at, result.reindex)
-    return found or None
+    return found
 
 
 def _models(sides: tuple, pairs: list, how: str) -> Part:
@@ -172,38 +173,42 @@ def _reflections(sides: tuple, params: Any, crystals: Any, used: set) -> list[Pa
 
 
 def _merged(sides: tuple, params: Any, crystals: Any, used: set) -> list[Part]:
-    """Merged intensities: two MTZ files, or one and a table, or scaled reflections and a truth
+    """Merged intensities: two MTZ files, one and a table, or scaled reflections and a truth
     table."""
     true, other = sides
-    if not (true.files.merged or other.files.merged):
-        scaled = other.table is not None and "intensity.scale.value" in other.table
-        if not (scaled and true.table is not None and "f_squared" in true.table):
-            return []
+    mtz = bool(true.files.merged or other.files.merged)
+    is_truth = true.table is not None and "f_squared" in true.table
+    is_scaled = other.table is not None and "intensity.scale.value" in other.table
+    listed = true.experiments or other.experiments
+    known = bool(listed) and listed[0].crystal is not None
+    if mtz and is_truth and not true.files.merged and not known:
+        raise Sorry(
+            f"{true.files.reflections} and an MTZ file: give the true experiment list too, whose "
+            "crystal has the cell and space group"
+        )
+    if mtz and other.table is not None and not (is_scaled or other.files.merged or true.table):
+        raise Sorry(f"{other.files.reflections} has no scaled intensities: run dials.scale")
+    if not (true.files.merged or (is_truth and known)) or not (other.files.merged or is_scaled):
+        return []
     if true.files.merged:
         expected = _array(true.files.merged, params, "true_labels")
-    elif true.table is not None and "f_squared" in true.table:
-        if true.experiments is None or true.experiments[0].crystal is None:
-            if not other.files.merged:
-                return []
-            raise Sorry("the truth table's F^2 have a symmetry only with the true experiment list")
-        expected = merged_adapter.true_of_table(true.table, true.experiments[0])
     else:
-        return []
+        expected = merged_adapter.true_of_table(true.table, listed[0])
     if other.files.merged:
         found = merged_adapter.common(_array(other.files.merged, params, "other_labels"), expected)
-    elif other.table is not None and "intensity.scale.value" in other.table:
+    elif crystals == {}:
+        raise Sorry(
+            f"the intensities of {other.files.reflections} cannot be compared: its crystals have "
+            "not the lattices of the true ones"
+        )
+    else:
         matrices = None if crystals is None else {n: m for n, (_, m) in crystals.items()}
         found = merged_adapter.common_intensities(other.table, matrices, expected)
-    elif other.table is not None and not true.table:
-        raise Sorry(f"{other.files.reflections} has no scaled intensities: run dials.scale")
-    else:
-        return []
     if not len(found.d):
-        raise Sorry(
-            "the two sides have no unique reflection in common: are cell and indices alike?"
-        )
+        raise Sorry("no unique reflection is on both sides: are cells and indices alike?")
     used |= {name for s in sides for name in (s.files.merged, s.files.reflections)}
-    used |= {s.files.experiments for s in sides} if other.table else set()
+    if any(side.table is not None for side in sides):
+        used |= {side.files.experiments for side in sides}
     figures = merged.compare_merged(found, params.shells)
     section = sections.of_merged(figures, figures["scale"] * found.true, found.found)
     return [Part("merged", figures, section)]

@@ -211,7 +211,9 @@ def of_reflections(figures: dict) -> Section:
             f"{indexing['right']} have its indices ({number(indexing['right_percent'])} %)."
         )
     else:
-        notes.append("Indices are not compared: that takes both experiment lists, with crystals.")
+        notes.append(
+            "Indices are not compared: that takes both experiment lists, of the same lattice."
+        )
     rows = (*(row(_shell(s), s) for s in shells), row("all", figures))
     tables = [Table("Found, missed and false, by resolution, Å", ("shell", *header), rows)]
     pictures = {
