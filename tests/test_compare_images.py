@@ -13,11 +13,13 @@ pytest.importorskip("dials")
 import compare_helpers as helpers
 import h5py
 import numpy as np
+from dials.array_family import flex
 from dxtbx.model import Experiment, Scan
 from libtbx.utils import Sorry
 from scipy.stats import norm
 
 from nanobragg_plugin.compare.images import _reduced
+from nanobragg_plugin.format.FormatNXmxNanoBragg import FormatNXmxNanoBragg
 
 QUIET = ("output.html=None", "output.log=None")
 SHAPE = (190, 150)
@@ -221,6 +223,25 @@ def test_residual_map(pair: tuple) -> None:
         assert f"Residuals of image {image}," in page
 
 
+def test_photons_expected_in_the_file(pair: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file alone is compared with what its format class says was expected, as
+    output.expected=True has it written; without that a sentence says what to do."""
+    mu, _ = pair
+
+    def get_expected(self, index: int) -> tuple:
+        return tuple(flex.float(panel) for panel in mu[index])
+
+    two = helpers.compare("true.nxs", "noisy.nxs", *QUIET)["images"]
+    with monkeypatch.context() as patch:
+        patch.setattr(FormatNXmxNanoBragg, "get_expected", get_expected, raising=False)
+        assert helpers.compare("noisy.nxs", *QUIET)["images"] == two
+        few = helpers.compare("noisy.nxs", "images.image_range=13,13", *QUIET)["images"]
+        assert few["images"] == two["images"][2:]
+        patch.setattr(FormatNXmxNanoBragg, "get_expected", lambda *_: None, raising=False)
+        with pytest.raises(Sorry, match="noisy.nxs holds no photons expected"):
+            helpers.compare("noisy.nxs", *QUIET)
+
+
 def test_different_detectors(pair: tuple) -> None:
     _, counts = pair
     helpers.write_images(
@@ -261,6 +282,8 @@ def test_images_of_experiments(pair: tuple) -> None:
     """Those that experiment lists point at, when asked for; stills one after the other."""
     from dxtbx.model.experiment_list import ExperimentListFactory
 
+    for name in ("a", "b"):
+        helpers.truth_table(helpers.sweep()).as_file(f"{name}.refl")
     for name in ("true", "noisy"):
         ExperimentListFactory.from_filenames([f"{name}.nxs"]).as_file(f"{name}.expt")
     asked = "images.of_experiments=True"
@@ -268,8 +291,8 @@ def test_images_of_experiments(pair: tuple) -> None:
     assert helpers.compare("true.expt", "noisy.expt", asked, *QUIET)["images"] == files
     assert helpers.compare("true.expt", "noisy.nxs", asked, *QUIET)["images"] == files
     assert "images" not in helpers.compare("true.expt", "noisy.expt", *QUIET)
-    with pytest.raises(Sorry, match="give two experiment lists"):
-        helpers.compare("noisy.nxs", asked, *QUIET)
+    with pytest.raises(Sorry, match="there is no experiment list"):
+        helpers.compare("a.refl", "b.refl", asked, *QUIET)
     Path("noisy.nxs").unlink()
     with pytest.raises(Sorry, match="noisy.expt"):
         helpers.compare("true.expt", "noisy.expt", asked, *QUIET)

@@ -186,6 +186,13 @@ def test_stills_by_their_images(tmp_cwd: Path) -> None:
     assert [(pair["true"], pair["other"]) for pair in found["models"]] == [(2, 0), (1, 1)]
     for pair in found["models"]:
         assert pair["crystal"]["misorientation_deg"] == pytest.approx(0, abs=1e-7)
+    # two crystals in the last image: the one that fits, though image 0 has the same crystal
+    second = copy.copy(listed[2])
+    second.crystal = helpers.crystal(helpers.turn((0, 1, 0), 50))
+    listed[0].crystal = second.crystal
+    both, found = ExperimentList([*listed, second]), copy.copy(second)
+    found.crystal = helpers.crystal(helpers.turn((0, 1, 0), 50.01))
+    assert models.pairs_of(both, ExperimentList([found])) == ([(3, 0)], "images and crystals")
     names = compared_tables.groups(listed, ExperimentList([listed[2], listed[1]]))
     assert names[0] == names[1] == files
     with pytest.raises(Sorry, match="which belong together cannot be said"):

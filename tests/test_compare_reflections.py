@@ -199,6 +199,22 @@ def test_which_intensities(truth: flex.reflection_table) -> None:
     assert compared(other, expt="other.expt")["other"] == n - 10
 
 
+def test_predictions_go_with_predictions(truth: flex.reflection_table) -> None:
+    """Where only part of a reflection was recorded its photons' centroid is off its prediction by
+    more than the tolerance: integrated reflections are found by the latter all the same."""
+    photons = np.array(truth["intensity.sum.value"])
+    other = helpers.integrated_of(truth, photons, np.sqrt(photons) + 1)
+    truth["xyzobs.px.value"] = helpers.shifted(truth["xyzcal.px"], np.array((0, 0, 3.0)))
+    truth.as_file("true.refl")
+    figures = compared(other, "reflections.threshold=0")
+    assert figures["found"] > 0.98 * len(truth)
+    errors = figures["centroids"]
+    assert errors["predicted"]["median"] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert errors["observed"]["median"] == pytest.approx([0, 0, 3], abs=1e-9)
+    strong = compared(helpers.strong_of(truth), "reflections.threshold=0")
+    assert strong["found"] > 0.98 * len(truth)
+
+
 def test_tolerances(truth: flex.reflection_table) -> None:
     far = helpers.strong_of(truth, (1.5, 0, 0))
     late = helpers.strong_of(truth, (0, 0, 1.5))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from nanobragg_plugin.adapters.checks import one_line
 from nanobragg_plugin.adapters.compared_tables import d_of_places
 from nanobragg_plugin.adapters.flex_arrays import arrays
 
+#: Rows of a panel that are computed at a time.
+ROWS = 256
+
 
 @dataclass(frozen=True)
 class Images:
     """Images of one detector. frames: of each its image set and its index there; first: the number
     of the first one, as its scan has it; shapes: (slow, fast) a panel; counts: whether pixels are
-    whole numbers; gains: of each panel, value a photon."""
+    whole numbers; gains: of each panel, value a photon; expected: whether what is read are not the
+    pixels but the photons that their file says were expected."""
 
     name: str
     frames: tuple[tuple[Any, int], ...]
@@ -26,6 +31,7 @@ class Images:
     shapes: tuple[tuple[int, int], ...]
     counts: bool
     gains: tuple[float, ...]
+    expected: bool = False
 
     @property
     def last(self) -> int:
@@ -36,7 +42,8 @@ class Images:
         """[slow, fast] a panel of image `number`: offset and gain taken off; NaN where masked."""
         images, index = self.frames[number - self.first]
         try:
-            values = arrays(images.get_corrected_data(index))
+            values = _stored(images, index) if self.expected else None
+            values = arrays(images.get_corrected_data(index) if values is None else values)
             masks = arrays(images.get_mask(index))
         # whatever a truncated file makes a format class raise
         except Exception as error:
@@ -58,9 +65,34 @@ class Images:
         detector, beam = images.get_detector(index), images.get_beam(index)
         found = []
         for panel, (n_slow, n_fast) in zip(detector, self.shapes):
-            slow, fast = np.mgrid[:n_slow, :n_fast] + 0.5
-            found.append(d_of_places(panel, beam, np.stack((fast, slow), axis=-1)))
+            d = np.empty((n_slow, n_fast))
+            for rows in blocks(n_slow):
+                slow, fast = np.mgrid[rows, :n_fast] + 0.5
+                d[rows] = d_of_places(panel, beam, np.stack((fast, slow), axis=-1))
+            found.append(d)
         return found
+
+
+def blocks(n_slow: int) -> Iterator[slice]:
+    """Rows of a panel, some at a time: what is made of a pixel takes more memory than the pixel."""
+    return (slice(first, min(first + ROWS, n_slow)) for first in range(0, n_slow, ROWS))
+
+
+def expected_of(images: Images) -> Images:
+    """The photons that the file of `images` says were expected in them; `Sorry` if it does not."""
+    if _stored(*images.frames[0]) is None:
+        raise Sorry(
+            f"{images.name} holds no photons expected (nanobragg.simulate output.expected=True "
+            "writes them): give the images that it is to be compared with"
+        )
+    return replace(images, counts=False, expected=True)
+
+
+def _stored(images: Any, index: int) -> Any:
+    """The photons expected of an image, as its format class has them, or None."""
+    reader = images.get_format_class().get_instance(images.paths()[index])
+    read = getattr(reader, "get_expected", None)
+    return None if read is None else read(images.indices()[index])
 
 
 def open_images(name: str) -> Images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ class Spots:
     """A reflection table; arrays [n] or [n, 3], or None where the table has no such column.
 
     experiment: from 0, -1 of none; group: which images (see `groups`); place: where it is sought,
-    observed and predicted: (fast, slow) in pixels and the image, counted from 0, of a still its
-    number in its file + 0.5; NaN where there is none. hkl: 0 0 0 of what is not indexed.
-    intensity, sigma: NaN of what was not measured. d: Angstrom, NaN unknown.
+    as observed or as predicted, which placed_by says: (fast, slow) in pixels and the image, counted
+    from 0, of a still its number in its file + 0.5; NaN where there is none. hkl: 0 0 0 of what is
+    not indexed. intensity, sigma: NaN of what was not measured. d: Angstrom, NaN unknown.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Spots:
     group: np.ndarray
     panel: np.ndarray
     place: np.ndarray
+    placed_by: str
     hkl: np.ndarray | None
     observed: np.ndarray | None
     predicted: np.ndarray | None
@@ -67,9 +68,9 @@ def spots_of(table: Any, name: str, experiments: Any, names: list[str], intensit
     if observed is None and predicted is None:
         raise Sorry(f"{name} has no positions: neither xyzobs.px.value nor xyzcal.px")
     if predicted is None or (observed is not None and not integrated.count(True)):
-        place = observed
+        place, placed_by = observed, "observed"
     else:  # what a weak reflection's pixels say of its place is noise
-        place = predicted
+        place, placed_by = predicted, "predicted"
     if predicted is not None:  # dials.index leaves 0 in what it does not index
         predicted = np.where((predicted[:, :2] == 0).all(axis=1)[:, None], np.nan, predicted)
     hkl = _rows(table, "miller_index")
@@ -81,6 +82,7 @@ def spots_of(table: Any, name: str, experiments: Any, names: list[str], intensit
         group=group,
         panel=np.array(table["panel"], dtype=int) if "panel" in table else np.zeros(n, int),
         place=place,
+        placed_by=placed_by,
         hkl=None if hkl is None or not hkl.any() else hkl.astype(int),
         observed=observed,
         predicted=predicted,
@@ -90,6 +92,15 @@ def spots_of(table: Any, name: str, experiments: Any, names: list[str], intensit
         d=_d(table, experiments, experiment, place),
         partiality=np.array(table["partiality"]) if "partiality" in table else None,
     )
+
+
+def by_prediction(spots: Spots) -> Spots:
+    """Sought at its predicted positions where there are any."""
+    if spots.predicted is None:
+        return spots
+    known = np.isfinite(spots.predicted).all(axis=1)[:, None]
+    place = np.where(known, spots.predicted, spots.place)
+    return replace(spots, place=place, placed_by="predicted")
 
 
 def sources_of(experiments: Any) -> list[tuple[str, int | None]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.compared_images import blocks
 from nanobragg_plugin.compare.shells import PIXELS, Shells, ratio
 
 #: Histogram of Z: from -REACH to REACH.
@@ -133,8 +134,10 @@ def compare_images(
             f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}"
         )
     resolution = true.resolution(numbers[0])
-    shells = Shells.of(np.concatenate([d.ravel() for d in resolution]), settings.n_shells, PIXELS)
-    shell = [shells.number(d).clip(0) for d in resolution]
+    ends = np.array([np.nanmin([d.min() for d in resolution]), max(d.max() for d in resolution)])
+    shells = Shells.of(ends, settings.n_shells, PIXELS)
+    shell = [shells.number(d).clip(0).astype(np.int16) for d in resolution]
+    del resolution
     sums, counts, bright = Sums.zero(len(shells)), np.zeros(BINS + 2, int), np.zeros(BINS + 2, int)
     rows, kept = [], {"chi2": -1.0, "image": numbers[0], "maps": []}
     for number in numbers:
@@ -142,8 +145,9 @@ def compare_images(
         scores = [_scores(a, b, settings, gain) for (a, b), gain in zip(pairs, other.gains)]
         mine = Sums.zero(len(shells))
         for (a, b), z, s in zip(pairs, scores, shell):
-            good = np.isfinite(a) & np.isfinite(b)
-            mine.add(s[good], a[good], b[good], z[good])
+            for block in blocks(len(a)):
+                good = np.isfinite(a[block]) & np.isfinite(b[block])
+                mine.add(*(values[block][good] for values in (s, a, b, z)))
             counts += _histogram(z)
             bright += _histogram(z[a >= MANY])
         sums.values += mine.values
@@ -185,8 +189,8 @@ def _scores(a: np.ndarray, b: np.ndarray, settings: Settings, gain: float) -> np
 
 def _histogram(z: np.ndarray) -> np.ndarray:
     """Counts of Z, what lies below and above at the ends."""
-    edges = np.concatenate(([-np.inf], np.linspace(-REACH, REACH, BINS + 1), [np.inf]))
-    return np.histogram(z[np.isfinite(z)], edges)[0]
+    at = np.floor((z[np.isfinite(z)] + REACH) * (BINS / (2 * REACH))).clip(-1, BINS)
+    return np.bincount(at.astype(np.int64) + 1, minlength=BINS + 2)
 
 
 def _binned(counts: np.ndarray) -> dict:

@@ -23,28 +23,34 @@ def pairs_of(true: Any, other: Any) -> tuple[list[tuple[int, int]], str]:
         return [(names[0].index(name), i) for i, name in enumerate(names[1])], "identifiers"
     places = [sources_of(side) for side in (true, other)]
     stills = all(number is not None and name[0] != "#" for side in places for name, number in side)
-    if stills and set(places[1]) <= set(places[0]) and len(set(places[0])) == len(true):
-        return [(places[0].index(place), i) for i, place in enumerate(places[1])], "images"
+    if stills and set(places[1]) <= set(places[0]):
+        same = [[i for i, there in enumerate(places[0]) if there == place] for place in places[1]]
+        if sum(map(len, same)) == len(other):
+            return [(at[0], i) for i, at in enumerate(same)], "images"
+        return _by_crystals(true, other, same), "images and crystals"
     if len(true) == len(other):
         return [(i, i) for i in range(len(true))], "order"
-    found = [_best(true, one.crystal) for one in other]
-    pairs = [(best, i) for i, best in enumerate(found) if best is not None]
+    return _by_crystals(true, other, [range(len(true))] * len(other)), "crystals"
+
+
+def _by_crystals(true: Any, other: Any, among: list[Any]) -> list[tuple[int, int]]:
+    """Each of the other's experiments with that of the true ones `among` which it may be whose
+    crystal has the same lattice and is turned least; those that have none are left out."""
+    pairs = []
+    for number, candidates in enumerate(among):
+        angles = {}
+        for at in candidates:
+            result = crystal_or_reason(true[at].crystal, other[number].crystal)
+            if isinstance(result, CrystalComparison):
+                angles[at] = result.misorientation_deg
+        if angles:
+            pairs.append((min(angles, key=angles.get), number))
     if not pairs:
         raise Sorry(
             f"{len(true)} true experiments and {len(other)} others: neither identifiers nor "
             "images nor crystals say which belong together; give lists of the same length"
         )
-    return pairs, "crystals"
-
-
-def _best(true: Any, crystal: Any) -> int | None:
-    """The experiment whose crystal has the same lattice and is turned least, or None."""
-    angles = {}
-    for number, experiment in enumerate(true):
-        result = crystal_or_reason(experiment.crystal, crystal)
-        if isinstance(result, CrystalComparison):
-            angles[number] = result.misorientation_deg
-    return min(angles, key=angles.get) if angles else None
+    return pairs
 
 
 def crystal_or_reason(true: Any, found: Any) -> CrystalComparison | str:

@@ -17,7 +17,8 @@ from nanobragg_plugin.compare import images, merged, models, reflections, sectio
 from nanobragg_plugin.compare.truth import CrystalComparison
 
 POSSIBLE = (
-    "two experiment lists, two image files, two reflection tables, two MTZ files, or one of "
+    "two experiment lists, two image files (or one that holds the photons expected), "
+    " two reflection tables, two MTZ files, or one of "
     "scaled reflections and an MTZ file"
 )
 
@@ -110,7 +111,8 @@ def _models(sides: tuple, pairs: list, how: str) -> Part:
 
 
 def _images(sides: tuple, params: Any, tick: Callable, used: set) -> list[Part]:
-    """Pixels, where each side has an image file, or its experiments' images are asked for."""
+    """Pixels, where each side has an image file, or its experiments' images are asked for; the only
+    ones are compared with the photons that their file says were expected."""
     opened = []
     for side in sides:
         name, experiments = side.files.images, side.files.experiments
@@ -119,14 +121,12 @@ def _images(sides: tuple, params: Any, tick: Callable, used: set) -> list[Part]:
         elif params.images.of_experiments and experiments:
             listed = compared_files.read_experiments(experiments, check_format=True)
             opened.append(compared_images.images_of(experiments, listed))
-        used.add(name)
-    if len(opened) < 2:
+    if not opened:
         if params.images.of_experiments:
-            raise Sorry(
-                "images.of_experiments=True: give two experiment lists, or one and an image file"
-            )
-        used -= {side.files.images for side in sides}
+            raise Sorry("images.of_experiments=True: there is no experiment list")
         return []
+    if len(opened) == 1:
+        opened.insert(0, compared_images.expected_of(opened[0]))
     used |= {image.name for image in opened}
     given, truth = params.images, word(params.images.truth)
     first, last = given.image_range or (None, None)
@@ -158,6 +158,8 @@ def _reflections(sides: tuple, params: Any, crystals: Any, used: set) -> list[Pa
             sides, lists, names, ("auto", word(given.intensity))
         )
     ]
+    if spots[1].placed_by == "predicted":
+        spots[0] = compared_tables.by_prediction(spots[0])
     if lists[0] is not None and len(lists[0][0].detector) != len(lists[1][0].detector):
         raise Sorry("the experiment lists are of different detectors: panels cannot be told")
     settings = reflections.Settings(
