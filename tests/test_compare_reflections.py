@@ -195,6 +195,8 @@ def test_which_intensities(truth: flex.reflection_table) -> None:
     assert compared(other, expt="other.expt")["intensities"]["n"] == n - 30
     loose = compared(other, "reflections.min_partiality=0.4", expt="other.expt")
     assert loose["intensities"]["n"] == n - 10
+    sums = compared(other, "reflections.intensity=sum", expt="other.expt")
+    assert sums["intensities"]["n"] == n - 10
     other.unset_flags(bad, other.flags.integrated_sum | other.flags.integrated_prf)
     assert compared(other, expt="other.expt")["other"] == n - 10
 

@@ -25,7 +25,7 @@ from nanobragg_plugin.compare.shells import (
 class Settings:
     """threshold: photons of a true reflection that should be found; tolerance [3]: pixels and
     images; scale: of the other's intensities over the truth's, None: fitted; min_partiality: of
-    reflections whose intensities are compared, by each table that says it."""
+    reflections whose fitted intensities are compared, by each table that says it."""
 
     threshold: float
     tolerance: tuple[float, float, float]
@@ -169,7 +169,8 @@ def _intensities(
     one, two = pairs
     use = np.isfinite(true.intensity[one]) & np.isfinite(other.intensity[two])
     for side, at in ((true, one), (other, two)):
-        if side.partiality is not None:
+        # sums are of what was recorded, in both; a fitted profile is of the whole reflection
+        if side.partiality is not None and other.intensity_name == "intensity.prf":
             use &= side.partiality[at] >= settings.min_partiality
     one, two = one[use], two[use]
     expected, found, sigma = true.intensity[one], other.intensity[two], other.sigma[two]
