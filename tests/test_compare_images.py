@@ -298,6 +298,32 @@ def test_images_of_experiments(pair: tuple) -> None:
         helpers.compare("true.expt", "noisy.expt", asked, *QUIET)
 
 
+def test_templates(tmp_cwd: Path) -> None:
+    """Single images (SMV of nanobragg.classic), one by one and by template. The direct beam goes
+    exactly through a pixel's centre, where there is no resolution."""
+    from nanobragg_plugin.command_line import classic
+
+    flags = "-default_F 50 -cell 30 40 50 90 90 90 -misset 10 20 30 -lambda 1 -distance 50 -N 5"
+    flags += " -detpixels_x 65 -detpixels_y 49 -pixel 0.5 -osc 1 -phisteps 2 -fluence 1e21 -nopgm"
+    flags += " -floatfile f.bin -mosflm -Xbeam 12.25 -Ybeam 16.25"
+    for number in (1, 2):
+        names = f"-intfile i_00{number}.img -noisefile n_00{number}.img -phi {number}"
+        classic.run(f"{flags} {names}".split())
+    all_of_them = helpers.compare("i_###.img", "n_###.img", *QUIET)["images"]
+    assert [row["image"] for row in all_of_them["images"]] == [1, 2]
+    assert all_of_them["pixels"] == 2 * 65 * 49
+    one = helpers.compare("i_002.img", "n_002.img", *QUIET)["images"]
+    assert one["rms"] == pytest.approx(all_of_them["images"][1]["rms"])
+    # the farthest corner of the detector, by hand
+    far = np.hypot(0.5 * 65 - 12, 0.5 * 49 - 12) / 50
+    d_min = 1 / (2 * np.sin(np.arctan(far) / 2))
+    assert one["shells"][-1]["d_min"] == pytest.approx(d_min, rel=0.1)
+    assert sum(shell["pixels"] for shell in one["shells"]) == 65 * 49
+    assert all(shell["pixels"] > 50 for shell in one["shells"][:5])
+    with pytest.raises(Sorry, match="x_###.img is not an image that dxtbx can read"):
+        helpers.compare("x_###.img", "n_###.img", *QUIET)
+
+
 def test_stills(tmp_cwd: Path) -> None:
     """Two stills, a file each, in one list: numbered from 1."""
     from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory

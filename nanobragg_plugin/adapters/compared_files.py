@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ KINDS = {
 }
 #: The first bytes of HDF5 and of msgpack's array of three, as DIALS writes a table.
 _TABLE = b"dials::af::reflection_table"
+_JSON = re.compile(rb'\s*\{\s*"')
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def kind_of(name: str) -> str:
         return "reflections"
     if path.suffix == ".mtz":
         raise Sorry(f"{name} is not an MTZ file: it does not begin as one")
-    if path.suffix in (".expt", ".json") or head.lstrip().startswith(b"{"):
+    # the header of an SMV image begins with a brace too
+    if path.suffix in (".expt", ".json") or _JSON.match(head):
         return "experiments"
     return "images"
 

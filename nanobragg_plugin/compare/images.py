@@ -134,10 +134,12 @@ def compare_images(
             f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}"
         )
     resolution = true.resolution(numbers[0])
-    ends = np.array([np.nanmin([d.min() for d in resolution]), max(d.max() for d in resolution)])
+    # a pixel's centre may be exactly in the direct beam
+    finite = [d[np.isfinite(d)] for d in resolution]
+    ends = np.array([[d.min(), d.max()] for d in finite if len(d)]).ravel()
     shells = Shells.of(ends, settings.n_shells, PIXELS)
     shell = [shells.number(d).clip(0).astype(np.int16) for d in resolution]
-    del resolution
+    del resolution, finite
     sums, counts, bright = Sums.zero(len(shells)), np.zeros(BINS + 2, int), np.zeros(BINS + 2, int)
     rows, kept = [], {"chi2": -1.0, "image": numbers[0], "maps": []}
     for number in numbers:
