@@ -138,6 +138,8 @@ def test_content_not_name(here: Path) -> None:
         ("true.expt other.expt true.refl", "true.refl cannot be compared with any other"),
         ("strong.refl true.refl", "true.refl is a truth table: give it before strong.refl"),
         ("true.expt .", ". is a folder"),
+        ("true.expt dark.expt", "experiment 0 of dark.expt has no beam"),
+        ("true.expt blind.expt", "experiment 0 of blind.expt has no detector"),
         ("true.expt empty.expt", "empty.expt is empty"),
         ("true.expt list.json", "list.json is not an experiment list: JSON of another kind"),
         ("true.expt cut.expt", "cut.expt is not an experiment list that dxtbx can read"),
@@ -165,6 +167,8 @@ def test_bad_input(here: Path, files: str, said: str) -> None:
     """One sentence for each: what is wrong, and where."""
     helpers.write("third.expt", helpers.sweep())
     helpers.write("one.expt", helpers.sweep(detector=helpers.detector(1)))
+    helpers.write("dark.expt", helpers.sweep(beam=None))
+    helpers.write("blind.expt", helpers.sweep(detector=None))
     Path("empty.expt").write_text("")
     Path("list.json").write_text('{"a": [1, 2]}')
     Path("none.expt").write_text(json.dumps({"__id__": "ExperimentList", "experiment": []}))
@@ -215,6 +219,23 @@ def test_other_lattice_in_the_text(here: Path) -> None:
     found = helpers.compare("true.expt", "far.expt")
     assert "is not that of the crystal simulated" in found["models"][0]["crystal"]["reason"]
     assert "is not that" in Path("nanobragg.compare.html").read_text(encoding="utf-8")
+
+
+def test_models_that_are_not_numbers(here: Path) -> None:
+    """A NaN in a file is null in the JSON and - in the text; all else is still compared."""
+    content = json.loads(Path("other.expt").read_text())
+    content["beam"][0]["wavelength"] = float("nan")
+    content["detector"][0]["panels"][1]["origin"][0] = float("nan")
+    Path("nan.expt").write_text(json.dumps(content))
+    figures = helpers.compare("true.expt", "nan.expt")["models"][0]
+    assert figures["beam"]["wavelength_error"] is None
+    assert figures["detector"]["largest_shift_mm"] is None
+    assert figures["crystal"]["misorientation_deg"] == pytest.approx(0.1, abs=1e-6)
+    assert re.search(r"largest shift of a panel +\| +\| +\| - +\| mm", _log())
+
+
+def _log() -> str:
+    return Path("nanobragg.compare.log").read_text()
 
 
 def test_shells_parameter(here: Path) -> None:

@@ -115,6 +115,12 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
         ) from None
     if not len(found):
         raise Sorry(f"{name} holds no experiments")
+    for number, experiment in enumerate(found):
+        for model in ("beam", "detector"):
+            if getattr(experiment, model) is None:
+                raise Sorry(
+                    f"experiment {number} of {name} has no {model}: nothing can be compared"
+                )
     return found
 
 
