@@ -147,6 +147,7 @@ def test_content_not_name(here: Path) -> None:
         ("true.refl cut.refl", "cut.refl is not a reflection table that DIALS can read"),
         ("true.refl text.refl", "text.refl is not a reflection table as DIALS writes it"),
         ("true.refl none.refl", "none.refl holds no reflections"),
+        ("true.refl many.refl", "many.refl has reflections of several experiments: give the exp"),
         ("true.refl bare.refl", "bare.refl has no positions"),
         ("cut.mtz f.mtz", "cut.mtz is not an MTZ file that cctbx can read"),
         ("text.mtz cut.mtz", "text.mtz is not an MTZ file"),
@@ -176,6 +177,9 @@ def test_bad_input(here: Path, files: str, said: str) -> None:
     Path("cut.refl").write_bytes(Path("true.refl").read_bytes()[:5000])
     Path("text.refl").write_text("h k l\n")
     flex.reflection_table().as_file("none.refl")
+    many = flex.reflection_table.from_file("strong.refl")
+    many["id"] = flex.int((np.arange(len(many)) % 2).astype(np.int32))
+    many.as_file("many.refl")
     bare = flex.reflection_table()
     bare["panel"], bare["flags"] = flex.size_t(3, 0), flex.size_t(3, 0)
     bare.as_file("bare.refl")

@@ -49,19 +49,7 @@ def spots_of(table: Any, name: str, experiments: Any, names: list[str], intensit
         table = table.select(integrated)
     n = len(table)
     experiment = _experiment(table, experiments, name)
-    still = np.zeros(n, bool)
-    group, number = np.zeros(n, int), np.zeros(n)
-    if experiments is not None:
-        sources = sources_of(experiments)
-        at = [names.index(source) for source, _ in sources]
-        known = experiment >= 0
-        group[known] = np.array(at)[experiment[known]]
-        number[known] = np.array([n or 0 for _, n in sources])[experiment[known]]
-        still[known] = np.array([n is not None for _, n in sources])[experiment[known]]
-    elif "imageset_id" in table:
-        group = np.array(table["imageset_id"], dtype=int)
-    else:
-        group = experiment.clip(0)
+    group, still, number = _images(experiment, experiments, names, name)
     observed, predicted = (
         _places(table, column, still, number) for column in ("xyzobs.px.value", "xyzcal.px")
     )
@@ -152,6 +140,31 @@ def _experiment(table: Any, experiments: Any, name: str) -> np.ndarray:
         ] or [0]
         found = np.where(lost, np.array(first)[sets.clip(0, len(first) - 1)], found)
     return found
+
+
+def _images(
+    experiment: np.ndarray, experiments: Any, names: list[str], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each reflection the group of its images, whether it is of a still, and the still's number
+    in its file, from 0."""
+    n = len(experiment)
+    still = np.zeros(n, bool)
+    group, number = np.zeros(n, int), np.zeros(n)
+    if experiments is not None:
+        sources = sources_of(experiments)
+        at = [names.index(source) for source, _ in sources]
+        known = experiment >= 0
+        group[known] = np.array(at)[experiment[known]]
+        number[known] = np.array([still_at or 0 for _, still_at in sources])[experiment[known]]
+        still[known] = np.array([still_at is not None for _, still_at in sources])[
+            experiment[known]
+        ]
+    elif len(np.unique(experiment.clip(0))) > 1:
+        raise Sorry(
+            f"{name} has reflections of several experiments: give the experiment list, which says "
+            "of which images they are"
+        )
+    return group, still, number
 
 
 def _rows(table: Any, column: str) -> np.ndarray | None:

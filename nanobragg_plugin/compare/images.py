@@ -98,7 +98,17 @@ def check_shapes(true: Any, other: Any) -> None:
 
 
 def numbers_of(true: Any, other: Any, settings: Settings) -> range:
-    """The numbers of the images that are compared; `Sorry` where one set lacks them."""
+    """The numbers of the images that are compared; `Sorry` where one set lacks them, or they lack
+    the one whose residuals are asked for."""
+    numbers = _numbers(true, other, settings)
+    if settings.map_of is not None and settings.map_of not in numbers:
+        raise Sorry(
+            f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}"
+        )
+    return numbers
+
+
+def _numbers(true: Any, other: Any, settings: Settings) -> range:
     ranges = (true.first, true.last), (other.first, other.last)
     if settings.first is None:
         if ranges[0] != ranges[1]:
@@ -129,19 +139,9 @@ def compare_images(
     """
     check_shapes(true, other)
     numbers = numbers_of(true, other, settings)
-    if settings.map_of is not None and settings.map_of not in numbers:
-        raise Sorry(
-            f"images.map={settings.map_of}: the images compared are {numbers[0]} to {numbers[-1]}"
-        )
-    resolution = true.resolution(numbers[0])
-    # a pixel's centre may be exactly in the direct beam
-    finite = [d[np.isfinite(d)] for d in resolution]
-    ends = np.array([[d.min(), d.max()] for d in finite if len(d)]).ravel()
-    shells = Shells.of(ends, settings.n_shells, PIXELS)
-    shell = [shells.number(d).clip(0).astype(np.int16) for d in resolution]
-    del resolution, finite
+    shells, shell = _shells(true.resolution(numbers[0]), settings.n_shells)
     sums, counts, bright = Sums.zero(len(shells)), np.zeros(BINS + 2, int), np.zeros(BINS + 2, int)
-    rows, kept = [], {"chi2": -1.0, "image": numbers[0], "maps": []}
+    rows, kept = [], {"worth": -1.0, "image": numbers[0], "maps": []}
     for number in numbers:
         pairs = list(zip(true.photons(number), other.photons(number)))
         scores = [_scores(a, b, settings, gain) for (a, b), gain in zip(pairs, other.gains)]
@@ -155,30 +155,46 @@ def compare_images(
         sums.values += mine.values
         rows.append({"image": number, **mine.total().figures()[0], **_largest(pairs)})
         worth = rows[-1]["chi2"] if np.isfinite(rows[-1]["chi2"]) else rows[-1]["rms"]
-        wanted = worth > kept["chi2"] if settings.map_of is None else number == settings.map_of
+        wanted = worth > kept["worth"] if settings.map_of is None else number == settings.map_of
         if wanted:
             maps = [
                 _reduced(z if np.isfinite(z).any() else b - a) for (a, b), z in zip(pairs, scores)
             ]
-            kept = {"chi2": worth, "image": number, "maps": maps}
+            kept = {"worth": worth, "image": number, "maps": maps}
         tick()
     if not sums.values[0].sum():
         raise Sorry(f"{true.name} and {other.name} have no pixel that is good in both")
+    histograms = {
+        "z_histogram": _binned(counts),
+        "z_histogram_bright": {"photons_from": MANY, **_binned(bright)},
+    }
+    return _report(settings, sums, shells, rows, histograms), kept
+
+
+def _shells(resolution: list[np.ndarray], n: int) -> tuple[Shells, list[np.ndarray]]:
+    """The shells, and that of each pixel; what is exactly in the direct beam is of the first."""
+    finite = [d[np.isfinite(d)] for d in resolution]
+    ends = np.array([[d.min(), d.max()] for d in finite if len(d)]).ravel()
+    shells = Shells.of(ends, n, PIXELS)
+    return shells, [shells.number(d).clip(0).astype(np.int16) for d in resolution]
+
+
+def _report(
+    settings: Settings, sums: Sums, shells: Shells, rows: list[dict], histograms: dict
+) -> dict:
+    """The figures of all images."""
     limits = [{"d_max": high, "d_min": low} for high, low in shells.limits()]
     worst = max(rows, key=lambda row: row["largest_difference"] or 0)
-    names = "largest_difference", "largest_at"
-    figures = {
+    return {
         "truth_is_expected": settings.expected,
         "minimum_photons": settings.minimum,
         **sums.total().figures()[0],
-        **{name: worst[name] for name in names},
+        **{name: worst[name] for name in ("largest_difference", "largest_at")},
         "largest_in_image": worst["image"],
-        "z_histogram": _binned(counts),
-        "z_histogram_bright": {"photons_from": MANY, **_binned(bright)},
+        **histograms,
         "shells": [{**limit, **row} for limit, row in zip(limits, sums.figures())],
         "images": rows,
     }
-    return figures, kept
 
 
 def _scores(a: np.ndarray, b: np.ndarray, settings: Settings, gain: float) -> np.ndarray:

@@ -163,6 +163,12 @@ def of_images(figures: dict, kept: dict) -> Section:
             "By image", ("image", *header), tuple(row(i["image"], i) for i in images[:MOST_ROWS])
         ),
     )
+    return Section("Images", tuple(notes), tables, _image_pictures(figures, kept))
+
+
+def _image_pictures(figures: dict, kept: dict) -> dict[str, bytes]:
+    """caption -> PNG."""
+    images, shells = figures["images"], figures["shells"]
     histogram, bright = figures["z_histogram"], figures["z_histogram_bright"]
     pictures = {
         f"Residuals of image {kept['image']}, of each block of pixels the largest; grey: none": (
@@ -188,7 +194,7 @@ def of_images(figures: dict, kept: dict) -> Section:
             {"CC": [i["cc"] for i in images], "chi²/N": [i["chi2"] for i in images]},
             "CC, chi²/N",
         )
-    return Section("Images", tuple(notes), tables, pictures)
+    return pictures
 
 
 def of_reflections(figures: dict) -> Section:
