@@ -88,6 +88,7 @@ def by_shell(
     axes.set_xticks(at[::step], [f"{shell['d_min']:.2f}" for shell in shells[::step]])
     axes.set_xlabel("resolution, Å (the shell's end)")
     axes.set_ylabel(label)
+    axes.set_axisbelow(True)
     axes.grid(axis="y", lw=0.3)
     axes.legend(frameon=False)
     return _png(figure)
