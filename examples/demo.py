@@ -65,8 +65,8 @@ def write_structure_factors(path: str) -> None:
 def simulate_and_process(extra: list[str]) -> None:
     """From structure factors to scaled intensities, in the current folder."""
     write_structure_factors("F.mtz")
-    preview = "output.preview=preview.png"
-    command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", preview, *extra)
+    outputs = "output.truth=True", "output.preview=preview.png"
+    command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", *outputs, *extra)
     command("dials.import", "simulated.nxs")
     command("dials.find_spots", "imported.expt", "nproc=2")
     command("dials.index", "imported.expt", "strong.refl")
@@ -93,7 +93,8 @@ def compare() -> dict[str, float]:
     import json
 
     output = ("output.html=compare.html", "--json", "compare.json")
-    command("nanobragg.compare", "simulated.expt", "F.mtz", "scaled.expt", "scaled.refl", *output)
+    true = "simulated.expt", "simulated.truth.refl", "F.mtz"
+    command("nanobragg.compare", *true, "scaled.expt", "scaled.refl", *output)
     figures = json.loads(Path("compare.json").read_text(encoding="utf-8"))
     crystal, detector = (figures["models"][0][name] for name in ("crystal", "detector"))
     indexed = flex.reflection_table.from_file("indexed.refl")

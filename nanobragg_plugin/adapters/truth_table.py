@@ -134,7 +134,7 @@ def _with_sequence(experiment: Any) -> Any:
         beam=experiment.beam,
         detector=experiment.detector,
         goniometer=experiment.goniometer,
-        scan=experiment.scan,
+        scan=copy.deepcopy(experiment.scan),  # which gets another batch offset
         check_format=False,
     )
     return result

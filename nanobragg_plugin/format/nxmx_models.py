@@ -25,6 +25,7 @@ from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 GROUP = "/entry/nanobragg"
 #: Expected photons of the pixels, laid out as /entry/data/data; not every file has them.
 EXPECTED = f"{GROUP}/expected"
+MAPS = f"{GROUP}/maps"
 FORMAT_VERSION = 1
 
 _FACTORIES = {

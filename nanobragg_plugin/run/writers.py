@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,12 @@ ENDINGS = {
 @dataclass(frozen=True)
 class Form:
     """What images are written as: format, a key of `ENDINGS`; compression, of NXmx; expected:
-    whether the photons that were expected stand beside the pixels."""
+    whether the photons that were expected stand beside the pixels; maps: whether what each sees."""
 
     format: str = "nxmx"
     compression: str = "gzip"
     expected: bool = False
+    maps: bool = False
 
     @classmethod
     def of(cls, params: Any) -> Form:
@@ -48,12 +50,17 @@ class Form:
                     f"output.expected=True needs output.format=nxmx: {params.format} files have no "
                     "place for a second data set"
                 )
+            if params.maps:
+                raise Sorry(
+                    f"output.maps=True needs output.format=nxmx: {params.format} files have no "
+                    "place for them"
+                )
             if compression != "gzip":
                 raise Sorry(
                     f"output.compression={compression} does nothing for "
                     f"output.format={params.format}: leave it away"
                 )
-        return cls(params.format, compression, params.expected)
+        return cls(params.format, compression, params.expected, params.maps)
 
     def check(self, experiment: Experiment, rounded: bool) -> None:
         """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;
@@ -99,8 +106,10 @@ class Form:
 NXMX = Form()
 
 
-def open_writer(form: Form, path: Path, data_set: DataSet, provenance: dict) -> ImageWriter:
-    """What writes the images of a file, or of one for each."""
+def open_writer(
+    form: Form, path: Path, data_set: DataSet, provenance: dict, maps: Sequence[str] = ()
+) -> ImageWriter:
+    """What writes the images of a file, or of one for each; maps: names of those beside them."""
     images, stills = data_set.images, data_set.stills
     models_of = None if stills is None else stills.models
     options = {"n_images": images.n_images, "provenance": provenance, "mask": images.good()}
@@ -115,6 +124,7 @@ def open_writer(form: Form, path: Path, data_set: DataSet, provenance: dict) -> 
         compression=form.compression,
         expected=not rounded,
         with_expected=form.expected,
+        maps=maps,
         crystals=images.crystals,
         spectrum=images.spectrum() if stills is None or stills.one_spectrum else None,
         **options,
