@@ -41,6 +41,7 @@ SUBJECTS = (
     "detector",
     "noise",
     "output",
+    "mp",
 )
 
 

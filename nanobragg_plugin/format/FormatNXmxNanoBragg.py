@@ -7,17 +7,20 @@ dxtbx asks `understand` of every file a user opens, so nothing heavy may be impo
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 from dxtbx import flumpy
 from dxtbx.format.FormatNXmx import FormatNXmx
 from dxtbx.model import Spectrum
+from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS, find_group, read_group
+from nanobragg_plugin.format.nxmx_pixels import DATA, lost_parts
 from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT, FrameLayout
 
 
@@ -41,7 +44,13 @@ class FormatNXmxNanoBragg(FormatNXmx):
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             self._models, self._provenance = read_group(handle, self._image_file)
             self._crystals, self._of_images = read_crystals(handle), ImageModels.of(handle)
-            self._num_images = handle["/entry/data/data"].shape[0]
+            self._num_images = handle[DATA].shape[0]
+            lost = lost_parts(handle[DATA], Path(self._image_file).parent)
+            if lost:
+                raise Sorry(
+                    f"{self._image_file} refers to {len(lost)} files that are not beside it, "
+                    f"{lost[0]} the first: they hold its images; bring them back together"
+                )
             self._spectrum = _read_spectrum(handle[BEAM])
             if self._static_mask is None:
                 self._static_mask = _cut_mask(handle["/entry/instrument/detector"])

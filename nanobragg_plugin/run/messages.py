@@ -44,8 +44,8 @@ def clear() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends the process as an exception does: what is
-    half-written is removed. The exit status is the shell's, 128 + 15."""
+    """SIGTERM, as batch systems send it, and Ctrl-C end the process as an exception does: what is
+    half-written is removed. The exit status is the shell's, 128 + 15 or 128 + 2."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -56,6 +56,8 @@ def stoppable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        stop(signal.SIGINT, None)
     finally:
         signal.signal(signal.SIGTERM, before)
 

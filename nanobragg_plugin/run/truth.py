@@ -1,4 +1,4 @@
-"""The true reflections of what is simulated, collected image by image."""
+"""The true reflections of what is simulated, counted image by image."""
 
 from __future__ import annotations
 
@@ -20,41 +20,63 @@ from nanobragg_plugin.run.outputs import whole
 logger = logging.getLogger("dials.nanobragg_plugin.run.truth")
 
 
-class Truth:
-    """Of the images of one file: `add` each image, then make `tables`."""
+class Counter:
+    """Counts the photons of the images of one file, any of them in any order."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
         self._kept: tuple[Plan, ...] | None = None
         self._counters: list[list[ByReflection]] = []
-        self._seen: dict[int, list[list[np.ndarray]]] = {}
-        self._tables: list[Any] = []
 
-    def add(self, index: int) -> None:
-        """Count image `index`, from 0."""
+    def count(self, index: int) -> list[list[np.ndarray]]:
+        """The columns of image `index`, from 0, as `Seen` has them, of each crystal."""
         plans, own = self.images.plans_of(index)
         if plans is not self._kept:
             self._kept = plans
             self._counters = [self._counters_of(plan) for plan in plans]
         weights = self.images.past_stop(index)
-        for number, (plan, counters) in enumerate(zip(plans, self._counters)):
+        result = []
+        for plan, counters in zip(plans, self._counters):
             rows: list[list[np.ndarray]] = []
             for part, counter in zip(plan.parts, counters):
                 fluence = float(part.experiment.beam.fluence) * plan.fluences[own]
                 rows.append(_columns(counter.of(plan.exposure(own), fluence, weights), own))
-            if checks.is_rotation(plan.dxtbx_experiment.scan):
-                self._seen.setdefault(number, []).extend(rows)
-            else:
-                self._tables.append(truth_table.of_still(plan, _seen(rows)))
+            result.append([np.concatenate(column) for column in zip(*rows)])
+        return result
 
     def _counters_of(self, plan: Plan) -> list[ByReflection]:
         try:
-            return [
+            counters = [
                 ByReflection(part.experiment, part.structure_factors, plan.options, plan.n_images)
                 for part in plan.parts
             ]
         except ValueError as error:
             raise Sorry(f"output.truth=True: {error}; leave it out") from error
+        for part, counter in zip(
+            plan.parts, counters
+        ):  # by the first image, whichever is asked for
+            fluence = float(part.experiment.beam.fluence) * plan.fluences[0]
+            counter.simulator.choose(plan.exposure(0), fluence)
+        return counters
+
+
+class Truth:
+    """The true reflections of one file: `take` what was counted in each image, in their order,
+    then make `tables`."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self._seen: dict[int, list[list[np.ndarray]]] = {}
+        self._tables: list[Any] = []
+
+    def take(self, index: int, counted: list[list[np.ndarray]]) -> None:
+        """Image `index`, as `Counter.count` has it."""
+        plans, _ = self.images.plans_of(index)
+        for number, (plan, columns) in enumerate(zip(plans, counted)):
+            if checks.is_rotation(plan.dxtbx_experiment.scan):
+                self._seen.setdefault(number, []).append(columns)
+            else:
+                self._tables.append(truth_table.of_still(plan, Seen(*columns)))
 
     def tables(self) -> list[Any]:
         """Reflection tables, one for each experiment of the list that is written."""
