@@ -55,8 +55,9 @@ LAYERS = {
         {"torch"} | NUMERIC | DIALS,
     ),
 }
-# The live image format: inside the call that reads, never while the module is imported.
-INSIDE_FUNCTIONS = {"format": ({"simulate"}, {"torch"})}
+# The live image format: inside the call that reads, never while the module is imported. Dask: where
+# a cluster is asked for.
+INSIDE_FUNCTIONS = {"format": ({"simulate"}, {"torch"}), "run": (set(), {"distributed"})}
 REFERENCE = {"kernels.reference", "kernels.reference_detector"}
 
 

@@ -37,7 +37,7 @@ GOOD = {
     "run": "",
     "run.sweep": "from nanobragg_plugin.simulate import simulate",
     "command_line": "",
-    "command_line.simulate": "from dials.util import log\nfrom nanobragg_plugin.run import sweep",
+    "command_line.simulate": "from dials.util import log\nfrom nanobragg_plugin.run import job",
 }
 BAD = {
     "the core imports dxtbx": ("models", "import dxtbx.model"),

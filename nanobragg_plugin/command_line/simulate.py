@@ -84,9 +84,9 @@ def _run(args: list[str]) -> None:
 def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
     form = writers.Form.of(params.output)
-    given = job.contents(params, listed, inputs)
     own = copy.deepcopy(job.without_input(params))
     sets = data_sets.data_sets(params, listed)
+    given = job.contents(params, listed, inputs)
     images = []
     for path, data_set in zip(files.images, sets):
         form.check(data_set.images.models, data_set.images.detection.response.rounded)

@@ -22,6 +22,8 @@ DATA = "/entry/data/data"
 COMPRESSIONS = ("gzip", "none")
 # Higher levels take several times as long for a few per cent of a photon-counting image.
 GZIP_LEVEL = 1
+#: What HDF5 could not close, the disk being full: it complains again whenever that is forgotten.
+_broken: list[tuple] = []
 #: What readers get of a pixel whose part file is not there: outside what a panel trusts.
 LOST = -1
 
@@ -50,9 +52,9 @@ class Pixels:
             self.layers.append(Layer(EXPECTED, np.dtype("float32"), (), ("units", "photons")))
         self.layers += [_map(name) for name in maps]
 
-    def create(self, handle: h5py.File, n_images: int) -> None:
-        """Empty data sets of so many images."""
-        width = self.layout.slot, self.layout.width
+    def create(self, handle: h5py.File, n_images: int) -> dict[str, h5py.Dataset]:
+        """Empty data sets of so many images, by their paths."""
+        width, made = (self.layout.slot, self.layout.width), {}
         for layer in self.layers:
             data = handle.create_dataset(
                 layer.path,
@@ -62,10 +64,12 @@ class Pixels:
                 **self.chunking,
             )
             _describe(data, layer)
+            made[layer.path] = data
+        return made
 
-    def write(self, handle: h5py.File, at: int, panels, expected, maps, where: str) -> None:
-        """Write image `at` of a file, arrays ``[slow, fast]`` of the panels; where: for messages,
-        with {} for the panel's number."""
+    def write(self, made: dict[str, h5py.Dataset], at: int, panels, expected, maps, where) -> None:
+        """Write image `at` of what `create` made, arrays ``[slow, fast]`` of the panels; where: for
+        messages, with {} for the panel's number."""
         has = {layer.path for layer in self.layers}
         if (expected is None) != (EXPECTED not in has):
             raise ValueError(
@@ -77,7 +81,7 @@ class Pixels:
                 frame = self._frame(panels if layer.path == DATA else expected, layer.dtype, where)
             else:
                 frame = self.layout.place(maps[Path(layer.path).name], layer.dtype)
-            handle[layer.path][at] = frame
+            made[layer.path][at] = frame
 
     def copy(self, source: h5py.File, target: h5py.File, first: int) -> None:
         """Copy all images of a part, the first to `first` of the target, as they are compressed."""
@@ -126,18 +130,22 @@ class PartWriter:
     def __init__(self, path, pixels: Pixels, first: int, end: int, name) -> None:
         self._pixels, self._first, self._name = pixels, first, name
         self._file = h5py.File(path, "x")
-        pixels.create(self._file, end - first)
+        self._made = pixels.create(self._file, end - first)
 
     def write(self, index: int, panels, expected=None, maps=None) -> None:
         """Image `index` of all; otherwise as `NXmxWriter.write`."""
         at = index - self._first
-        self._pixels.write(self._file, at, panels, expected, maps, place_of(index, self._name))
+        self._pixels.write(self._made, at, panels, expected, maps, place_of(index, self._name))
 
     def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(self, exc_type, exc_value, traceback) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except BaseException:
+            _broken.append((self._file, self._made))
+            raise
 
 
 def place_of(index: int, path) -> str:

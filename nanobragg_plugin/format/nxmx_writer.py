@@ -90,7 +90,7 @@ class NXmxWriter:
             pixels = self._pixels
             write_mask(self._file, experiment.detector, pixels.layout, mask, pixels.chunking)
             if parts is None:
-                pixels.create(self._file, self._n_images)
+                self._made = pixels.create(self._file, self._n_images)
             else:
                 pixels.refer(self._file, self._n_images, parts)
                 self._written[:] = True
@@ -121,7 +121,7 @@ class NXmxWriter:
         if self._written[index]:
             raise ValueError(f"image {index} was written before")
         where = place_of(index, self._path)
-        self._pixels.write(self._file, index, panels, expected, maps, where)
+        self._pixels.write(self._made, index, panels, expected, maps, where)
         self._written[index] = True
 
     def take(self, path, first: int, end: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +29,47 @@ _lock = threading.Lock()  # a worker may have several threads, the simulator and
 _makers: dict[str, Maker] = {}
 
 
+@contextmanager
+def connected(scheduler: str | None) -> Iterator[Any]:
+    """A client of the scheduler of that address or file; None without one."""
+    if scheduler is None:
+        yield None
+        return
+    with _client(_distributed(), scheduler) as client:
+        here = len(client.scheduler_info()["workers"])
+        logger.info("The scheduler %s has %d workers", scheduler, here)
+        if not here:
+            logger.warning("No worker has come yet: the images begin with the first")
+        yield client
+
+
 def run(
     job: Job,
     parts: Sequence[Part],
-    scheduler: str,
+    client: Any,
     progress: Callable[[int], None],
     done: Callable[[Part], None],
 ) -> None:
     """Make all parts; progress is called with numbers of images, done with each part made."""
     distributed = _distributed()
-    with _client(distributed, scheduler) as client:
-        here = len(client.scheduler_info()["workers"])
-        logger.info("The scheduler %s has %d workers", scheduler, here)
-        if not here:
-            logger.warning("No worker has come yet: the images begin with the first")
-        # once to the scheduler, and from there, or from each other, to the workers
-        scattered = client.scatter(job, broadcast=False, hash=False)
-        futures = {
-            client.submit(make, scattered, part, pure=False, retries=RETRIES): part
-            for part in parts
-        }
-        try:
-            for future in distributed.as_completed(list(futures)):
-                part = futures.pop(future)
-                _check(distributed, future, part)
-                done(part)
-                progress(len(part))
-        finally:
-            client.cancel(list(futures), force=True)
+    # A task that returns the job, so that it travels once to the scheduler, from there to a worker,
+    # and from worker to worker; what is scattered is lost with the worker that has it.
+    scattered = client.submit(_itself, job, pure=False, retries=RETRIES)
+    futures = {
+        client.submit(make, scattered, part, pure=False, retries=RETRIES): part for part in parts
+    }
+    try:
+        for future in distributed.as_completed(list(futures)):
+            part = futures.pop(future)
+            _check(distributed, future, part)
+            done(part)
+            progress(len(part))
+    finally:
+        client.cancel(list(futures), force=True)
+
+
+def _itself(job: Job) -> Job:
+    return job
 
 
 def make(job: Job, part: Part) -> str | None:

@@ -142,43 +142,42 @@ def make(run: Run) -> None:
     resources.check_memory(estimate, bound)
     least = resources.least_bytes(run.sets, run.job.form) * len(todo) / len(run.parts)
     resources.check_disk(least, run.folder.home, "the images")
+    if params.mp.nproc is not Auto and params.mp.scheduler is None:
+        resources.crew(params, len(todo), 0.0, estimate)
     bar = tqdm(total=run.images, initial=run.done, unit="image", disable=not sys.stderr.isatty())
-    with bar:
+    with cluster.connected(params.mp.scheduler) as client, bar:
         if todo[0] is run.parts[0]:
             resources.forget_peak()
             run.make_here(todo[:1], bar.update)
-            facts = run.folder.facts(todo[0])
-            logger.info(
-                "Brightest pixel of the first image: %.4g photons expected", facts["brightest"]
-            )
+            brightest = run.folder.facts(todo[0])["brightest"]
+            logger.info("Brightest pixel of the first image: %.4g photons expected", brightest)
             todo = todo[1:]
         if todo:
-            _make_the_rest(run, todo, estimate, bar)
+            _make_the_rest(run, todo, estimate, client, bar)
 
 
-def _make_the_rest(run: Run, todo: list[Part], estimate: float, bar: Any) -> None:
+def _make_the_rest(run: Run, todo: list[Part], estimate: float, client: Any, bar: Any) -> None:
     """Make these parts, by what is known of the first."""
     params, facts = run.job.params, run.folder.facts(run.parts[0])
     images = sum(map(len, todo))
     peak = max(facts["peak"], 0.5 * estimate)
-    scheduler = params.mp.scheduler
-    crew = Crew() if scheduler else resources.crew(params, images, facts["seconds"], peak)
+    crew = Crew() if client else resources.crew(params, images, facts["seconds"], peak)
     on_disk = facts["bytes"] * (images + (run.images if run.joined else 0))
     logger.info(
         "%d images to make%s: about %s; memory about %.2f GB a process; disk about %.2f GB, of the "
         "first image's %.2f MB each",
         images,
-        f" by {scheduler}" if scheduler else _words(crew),
+        f" by {params.mp.scheduler}" if client else _words(crew),
         resources.duration(images * facts["seconds"] / crew.processes)
-        + (" for one process" if scheduler else ""),
+        + (" for one process" if client else ""),
         peak / GB,
         on_disk / GB,
         facts["bytes"] / 1e6,
     )
     resources.check_disk(on_disk, run.folder.home, f"{images} images like the first")
     start = time.perf_counter()
-    if scheduler:
-        cluster.run(run.job, todo, scheduler, bar.update, run.folder.done)
+    if client:
+        cluster.run(run.job, todo, client, bar.update, run.folder.done)
     elif crew.processes > 1:
         processes.run(run.job, todo, crew, bar.update, run.folder.done)
     else:
