@@ -170,4 +170,11 @@ def _values(value: Any, path: str, files: dict[str, str]) -> Iterator[tuple[str,
     elif isinstance(value, str) and value in files:
         yield path, files[value]
     else:
-        yield path, value if isinstance(value, (type(None), bool, int, float, str)) else repr(value)
+        yield path, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: Auto is a word (its repr is another in each process)."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
