@@ -84,7 +84,9 @@ def test_workers_make_the_same_though_one_dies(dask: Cluster, tmp_cwd: Path) -> 
     (tmp_cwd / "out").mkdir()
     os.chdir(folder)
     path = sim.write_expt("models.expt", sim.sweep(scan=sim.scan(images=800)), images=True)
-    lines = [f"{h} {k} {l} {10 + h + 2 * k + l}" for h in range(5) for k in range(5) for l in range(5)]
+    lines = [
+        f"{h} {k} {l} {10 + h + 2 * k + l}" for h in range(5) for k in range(5) for l in range(5)
+    ]
     Path("F.hkl").write_text("\n".join(lines) + "\n")
     arguments = (path, "F.hkl", *sim.QUICK, *MORE)
     sim.simulate(*arguments, "mp.nproc=1", "output.prefix=one")
@@ -114,7 +116,9 @@ def test_workers_make_the_same_though_one_dies(dask: Cluster, tmp_cwd: Path) -> 
     assert "has 2 workers" in output and "Traceback" not in error
     assert (sim.pixels("one.nxs") == sim.pixels(tmp_cwd / "out" / "two.nxs")).all()
     names = sorted(os.listdir(tmp_cwd / "out"))
-    assert names == [f"two.{e}" for e in ("expt", "nxs", "provenance.json", "truth.mtz", "truth.refl")]
+    assert names == [
+        f"two.{e}" for e in ("expt", "nxs", "provenance.json", "truth.mtz", "truth.refl")
+    ]
 
 
 def test_a_scheduler_file_and_what_is_amiss(dask: Cluster, tmp_cwd: Path) -> None:
@@ -145,4 +149,6 @@ def test_without_dask(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     path = sim.write_expt("models.expt", sim.sweep())
     said = sim.refused(path, *sim.QUICK, "mp.scheduler=tcp://127.0.0.1:1")
-    assert "mp.scheduler needs dask.distributed, here and where the workers are: pip install" in said
+    assert (
+        "mp.scheduler needs dask.distributed, here and where the workers are: pip install" in said
+    )

@@ -40,7 +40,8 @@ def connected(scheduler: str | None) -> Iterator[Any]:
         logger.info("The scheduler %s has %d workers", scheduler, here)
         if not here:
             logger.warning("No worker has come yet: the images begin with the first")
-        yield client
+        with client.as_current():
+            yield client
 
 
 def run(
