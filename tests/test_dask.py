@@ -152,3 +152,9 @@ def test_without_dask(tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         "mp.scheduler needs dask.distributed, here and where the workers are: pip install" in said
     )
+
+
+def test_processes_beside_a_scheduler(tmp_cwd: Path) -> None:
+    path = sim.write_expt("models.expt", sim.sweep())
+    said = sim.refused(path, *sim.QUICK, "mp.scheduler=none.json", "mp.nproc=2")
+    assert "mp.nproc=2 does nothing with mp.scheduler" in said

@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 import torch
@@ -153,6 +153,7 @@ def _deaf() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # which, if it begins later, unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -163,6 +164,7 @@ def _deaf() -> Iterator[None]:
 def _work(pipe: connection.Connection, job: Job, crew: Crew, device: str | None) -> None:
     """The life of a process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("dials").addHandler(logging.NullHandler())  # the first process said it all
     if crew.threads is not None:
         torch.set_num_threads(crew.threads)
     try:

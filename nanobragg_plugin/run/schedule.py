@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from libtbx import Auto
+from libtbx.utils import Sorry
 from tqdm import tqdm
 
 from nanobragg_plugin.run import cluster, job, parts, processes, resources
@@ -142,7 +143,12 @@ def make(run: Run) -> None:
     resources.check_memory(estimate, bound)
     least = resources.least_bytes(run.sets, run.job.form) * len(todo) / len(run.parts)
     resources.check_disk(least, run.folder.home, "the images")
-    if params.mp.nproc is not Auto and params.mp.scheduler is None:
+    if params.mp.nproc is not Auto:
+        if params.mp.scheduler is not None:
+            raise Sorry(
+                f"mp.nproc={params.mp.nproc} does nothing with mp.scheduler, whose workers simulate: "
+                "leave one of them away"
+            )
         resources.crew(params, len(todo), 0.0, estimate)
     bar = tqdm(total=run.images, initial=run.done, unit="image", disable=not sys.stderr.isatty())
     with cluster.connected(params.mp.scheduler) as client, bar:
