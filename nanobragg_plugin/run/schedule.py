@@ -146,8 +146,8 @@ def make(run: Run) -> None:
     if params.mp.nproc is not Auto:
         if params.mp.scheduler is not None:
             raise Sorry(
-                f"mp.nproc={params.mp.nproc} does nothing with mp.scheduler, whose workers simulate:"
-                " leave one of them away"
+                f"mp.nproc={params.mp.nproc} does nothing with mp.scheduler, whose workers "
+                "simulate: leave one of them away"
             )
         resources.crew(params, len(todo), 0.0, estimate)
     bar = tqdm(total=run.images, initial=run.done, unit="image", disable=not sys.stderr.isatty())
