@@ -16,6 +16,7 @@ from nanobragg_plugin.adapters.truth_table import Seen
 from nanobragg_plugin.by_reflection import ByReflection, Photons
 from nanobragg_plugin.run.images import Images
 from nanobragg_plugin.run.outputs import whole
+from nanobragg_plugin.simulate import Choice
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.truth")
 
@@ -27,6 +28,7 @@ class Truth:
         self.images = images
         self._kept: tuple[Plan, ...] | None = None
         self._counters: list[list[ByReflection]] = []
+        self._choices: dict[tuple[int, int], Choice] = {}
         self._seen: dict[int, list[list[np.ndarray]]] = {}
         self._tables: list[Any] = []
 
@@ -35,7 +37,7 @@ class Truth:
         plans, own = self.images.plans_of(index)
         if plans is not self._kept:
             self._kept = plans
-            self._counters = [self._counters_of(plan) for plan in plans]
+            self._counters = [self._counters_of(*one, own) for one in enumerate(plans)]
         weights = self.images.past_stop(index)
         for number, (plan, counters) in enumerate(zip(plans, self._counters)):
             rows: list[list[np.ndarray]] = []
@@ -47,14 +49,22 @@ class Truth:
             else:
                 self._tables.append(truth_table.of_still(plan, _seen(rows)))
 
-    def _counters_of(self, plan: Plan) -> list[ByReflection]:
+    def _counters_of(self, crystal: int, plan: Plan, own: int) -> list[ByReflection]:
+        """One for each part of the plan of a crystal, by number; of stills, which have a plan each,
+        with the kernel that suits the first, and is compiled if that pays for all of them."""
+        counters, alone = [], plan.n_images < self.images.n_images
         try:
-            return [
-                ByReflection(part.experiment, part.structure_factors, plan.options, plan.n_images)
-                for part in plan.parts
-            ]
+            for number, part in enumerate(plan.parts):
+                of = part.experiment, part.structure_factors, plan.options
+                key = crystal, number
+                if alone and key not in self._choices:
+                    first = ByReflection(*of, self.images.n_images)
+                    self._choices[key] = first.simulator.choose(plan.exposure(own))
+                counters.append(ByReflection(*of, plan.n_images))
+                counters[-1].simulator.choice = self._choices.get(key)
         except ValueError as error:
             raise Sorry(f"output.truth=True: {error}; leave it out") from error
+        return counters
 
     def tables(self) -> list[Any]:
         """Reflection tables, one for each experiment of the list that is written."""
