@@ -128,13 +128,15 @@ def plan(
     before: int = 0,
     scales: Sequence[float] | None = None,
     like: Plan | None = None,
+    reach: float = 1.0,
 ) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
     mask: a bool array [slow, fast] a panel, True where good, or None; before: images of the
     crystal's scan before the experiment's first (`load.images_before`); scales: see
     `fluence_of_images`; like: a plan of the same detector, mask and amplitudes, whose panels and
-    amplitudes this one takes.
+    amplitudes this one takes; reach: how many times as far as the detector's corners see amplitudes
+    are to be known.
     """
     checks.check_experiment(dxtbx_experiment)
     dxtbx_experiment, spectrum, spectrum_notes = beam_spectrum.with_spectrum(
@@ -166,7 +168,7 @@ def plan(
             params.structure_factors,
             beam,
             dxtbx_experiment.crystal,
-            1 / sampling.q_max(panels, beam),
+            1 / (reach * sampling.q_max(panels, beam)),
         )
     else:
         amplitudes, summary = like.amplitudes, like.summary

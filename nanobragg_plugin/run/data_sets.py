@@ -144,11 +144,11 @@ def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
             "beam.image_scale_file is of the images of a scan: with stills.count give "
             "stills.fluence_sigma_percent"
         )
-    like = adapt.plan(params, shots.widest(), lookup.mask)
+    like = adapt.plan(params, shots.reference(), lookup.mask, reach=shots.reach)
 
     def make(index: int) -> Plan:
         plan = adapt.plan(
-            shots.params_of(params, index), shots.models(index), lookup.mask, None, like
+            shots.params_of(params, index), shots.models(index), lookup.mask, like=like
         )
         photons = plan.fluences[0] * shots.fluence_scale(index)
         return dataclasses.replace(plan, fluences=(photons,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,21 +154,40 @@ class Images:
     def expected(self, index: int) -> list[Tensor]:
         """Expected photons [slow, fast] of every panel, background included."""
         (plan, *_), own = self.plans_of(index)
-        detection, exposure = self.detection, plan.exposure(own)
-        simulator = self.simulators_of(index)[0][0]
-        image = self.bragg(index)
+        detection, image = self.detection, self.bragg(index)
         if detection.background:
             panels = plan.experiment.panels
             flats = (background.flat(panel, detection.background) for panel in panels)
             image = [a + b for a, b in zip(image, flats)]
         if detection.materials:
             photons = plan.fluences[own] * detection.beam_area
-            scattered = simulator.scattered(exposure, detection.materials)
+            scattered = self._of_beam(
+                index, lambda of, exposure: of.scattered(exposure, detection.materials)
+            )
             image = [a + photons * b for a, b in zip(image, scattered)]
-        for more in _measured(simulator, exposure, detection.measured):
+        profile, images = detection.measured.profile, detection.measured.images
+        if profile is not None:
+            measured = self._of_beam(index, lambda of, exposure: of.measured(exposure, profile))
+            image = [a + b for a, b in zip(image, measured)]
+        if images is not None:
+            more = (background.unmasked(*of) for of in zip(plan.experiment.panels, images))
             image = [a + b for a, b in zip(image, more)]
         past_stop = self.past_stop(index)
         return image if past_stop is None else [a * b for a, b in zip(image, past_stop)]
+
+    def _of_beam(
+        self, index: int, see: Callable[[Simulator, Exposure], list[Tensor]]
+    ) -> list[Tensor]:
+        """What see(simulator, exposure) finds, [slow, fast] a panel, of a photon of the beam: the
+        mean over its parts that have amplitudes of their own."""
+        (plan, *_), own = self.plans_of(index)
+        colours = plan.parts[: max(1, len(plan.amplitudes))]
+        exposure, total = plan.exposure(own), []
+        for part, simulator in zip(colours, self.simulators_of(index)[0]):
+            share = float(part.experiment.beam.fluence)
+            image = [share * one for one in see(simulator, exposure)]
+            total = [a + b for a, b in zip(total, image)] if total else image
+        return total
 
     def past_stop(self, index: int) -> list[Tensor] | None:
         """What a beam stop lets through to each pixel, 0 to 1, [slow, fast] a panel; None: there is
@@ -250,17 +269,6 @@ class Stills(Images):
                 simulator.choice = self._choice
             self._last = index, (plan,), (simulators,)
         return self._last
-
-
-def _measured(
-    simulator: Simulator, exposure: Exposure, measured: Measured
-) -> Iterator[list[Tensor]]:
-    """Photons [slow, fast] a panel of each background that was measured."""
-    if measured.profile is not None:
-        yield simulator.measured(exposure, measured.profile)
-    if measured.images is not None:
-        panels = simulator.experiment.panels
-        yield [background.unmasked(*of) for of in zip(panels, measured.images)]
 
 
 def _inputs(part: Part, plan: Plan) -> tuple:
