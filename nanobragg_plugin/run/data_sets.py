@@ -60,6 +60,11 @@ class Prepared:
         """The experiments of file `number`, from 0, one a crystal."""
         return [self.sources[i] for i in self.groups[number]]
 
+    def scales(self, number: int) -> Sequence[float] | None:
+        """The relative fluence of all images of a scan of file `number`, where they have one."""
+        firsts = [self.sources[group[0]] for group in self.groups]
+        return fluence.scales_of_images(self.params.beam, firsts)[number]
+
 
 def prepared(params: Any, listed: Sequence[Any]) -> Prepared:
     """From extracted parameters and the experiment list, which may be empty."""
@@ -87,9 +92,7 @@ def data_set(ready: Prepared, number: int) -> DataSet:
     params, groups = ready.params, ready.groups
     if ready.shots is not None:
         return _of_stills(params, ready.shots)
-    firsts = [ready.sources[group[0]] for group in groups]
-    scales = fluence.scales_of_images(params.beam, firsts)[number]
-    made = _of_crystals(params, number, ready.of_group(number), scales)
+    made = _of_crystals(params, number, ready.of_group(number), ready.scales(number))
     which = [f"Sweep {number + 1} of {len(groups)}:"] if len(groups) > 1 else []
     notes = [note for plan in made.images.plans for note in plan.notes]
     logger.info("\n".join([*which, *dict.fromkeys(notes)]))

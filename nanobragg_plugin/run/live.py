@@ -10,7 +10,7 @@ import numpy as np
 from dxtbx.model import Experiment
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks, live_paths, load
+from nanobragg_plugin.adapters import checks, fluence, live_paths, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Core
 from nanobragg_plugin.format import live_text
@@ -72,6 +72,8 @@ class LiveImages:
             cores = [self._core(source, lookup.mask) for source in sources]
         live_cost.check(cores, params, self.path)
         self._core_of_first, self.models = cores[0], cores[0].dxtbx_experiment
+        chosen = fluence.scales_of_chosen(ready.scales(self._number), sources[0], self.models)
+        fluence.fluence_of_images(params.beam, self.models, chosen)  # Sorry where it is not known
         self.crystals = [core.dxtbx_experiment.crystal for core in cores]
         detection = Detection.of(params, self._number, lookup, self.models)
         self._dtype = np.dtype("int32" if detection.response.rounded else "float32")

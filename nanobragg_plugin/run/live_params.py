@@ -79,11 +79,19 @@ def _parsed(text: str, live: str) -> Any:
     except (RuntimeError, Sorry, ValueError) as error:
         reason = one_line(error).replace("input line", "line")
         raise Sorry(f"{live} is not PHIL, name=value on each line: {reason}") from None
+    if _includes(user):
+        raise Sorry(f"{live}: a live file includes no others: put their lines into it")
     if not user.objects:
         raise Sorry(
             f"{live} asks for nothing: give input.experiments= (an .expt), preset= or geometry"
         )
     return user
+
+
+def _includes(scope: Any) -> bool:
+    return any(
+        one.name == "include" or (one.is_scope and _includes(one)) for one in scope.objects
+    )
 
 
 def _extracted(master: Any, sources: list[Any], live: str) -> Any:
