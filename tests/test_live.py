@@ -54,8 +54,12 @@ CASES = {
     "some of the images": (lambda: [sim.sweep()], (*sim.QUICK, "sampling.image_range=12,13")),
     "two crystals": (
         lambda: sim.lattices(),
-        (*sim.QUICK, "crystal.lattice_scales=1,2", "crystal.mosaic.spread_deg=0.3",
-         "crystal.mosaic.domains=3"),
+        (
+            *sim.QUICK,
+            "crystal.lattice_scales=1,2",
+            "crystal.mosaic.spread_deg=0.3",
+            "crystal.mosaic.domains=3",
+        ),
     ),  # fmt: skip
     "a still": (lambda: [sim.still()], sim.STILL),
     "images that do not turn": (lambda: [sim.sweep(scan=Scan((4, 6), (30.0, 0.0)))], sim.STILL),
@@ -69,8 +73,12 @@ CASES = {
     ),
     "a spectrum": (
         lambda: [sim.sweep()],
-        (*sim.QUICK, "beam.spectrum.shape=gaussian", "beam.spectrum.fwhm_percent=1",
-         "beam.spectrum.samples=3"),
+        (
+            *sim.QUICK,
+            "beam.spectrum.shape=gaussian",
+            "beam.spectrum.fwhm_percent=1",
+            "beam.spectrum.samples=3",
+        ),
     ),  # fmt: skip
     "a changed geometry": (lambda: [sim.sweep()], (*sim.QUICK, "geometry.beam.wavelength=1.1")),
     "kernel dense": (lambda: [sim.sweep()], (*sim.QUICK, "compute.kernel=dense")),
@@ -109,7 +117,8 @@ def test_same_as_written(case: str, tmp_cwd: Path) -> None:
 def test_stills(tmp_cwd: Path) -> None:
     """Models of their own for each; asked for in any order."""
     lines = (
-        *sim.STILL, "stills.count=5", "stills.cell_sigma_percent=1", "stills.domain_sigma_percent=40",
+        *sim.STILL, "stills.count=5", "stills.cell_sigma_percent=1",
+        "stills.domain_sigma_percent=40",
         "stills.fluence_sigma_percent=30", "stills.direction_sigma_mrad=1",
         "stills.wavelength_sigma_percent=0.5",
     )  # fmt: skip
@@ -201,9 +210,7 @@ def test_dials_finds_the_same_spots(tmp_cwd: Path) -> None:
         ("find_spots", "nxmx.expt", "output.reflections=nxmx.refl", "nproc=1", *find),
     )
     assert "FormatNanoBraggLive" in out
-    ours, theirs = (
-        flex.reflection_table.from_file(f"{name}.refl") for name in ("live", "nxmx")
-    )
+    ours, theirs = (flex.reflection_table.from_file(f"{name}.refl") for name in ("live", "nxmx"))
     spots = [sorted(table["xyzobs.px.value"]) for table in (ours, theirs)]
     assert len(spots[0]) > 30 and spots[0] == spots[1]
     assert sorted(ours["intensity.sum.value"]) == sorted(theirs["intensity.sum.value"])

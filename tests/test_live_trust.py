@@ -68,7 +68,12 @@ def test_below_its_folder(home: Path) -> None:
     Path("sub").mkdir()
     os.rename("f.hkl", "sub/real.hkl")
     os.symlink("sub/real.hkl", "link.hkl")
-    names = ["sub/real.hkl", "./sub/../sub/real.hkl", "link.hkl", str(Path("sub/real.hkl").resolve())]
+    names = [
+        "sub/real.hkl",
+        "./sub/../sub/real.hkl",
+        "link.hkl",
+        str(Path("sub/real.hkl").resolve()),
+    ]
     images = []
     for name in names:
         lh.write(*LISTED, f"structure_factors.file={name}")
@@ -216,7 +221,8 @@ def test_plug_ins_are_not_loaded(home: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [
-    "x { .call=os.mkdir }", "\t.call=os.mkdir", "x\n.type=path", '# " .call=a', "a=1;.call=os.mkdir",
+    "x { .call=os.mkdir }",
+    "\t.call=os.mkdir", "x\n.type=path", '# " .call=a', "a=1;.call=os.mkdir",
 ])  # fmt: skip
 def test_attributes(line: str, home: Path) -> None:
     """PHIL's .call imports what it names."""
@@ -225,7 +231,11 @@ def test_attributes(line: str, home: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["include file ../out/x.phil", "include scope os.environ", "noise { include file ../out/x.phil }"],
+    [
+        "include file ../out/x.phil",
+        "include scope os.environ",
+        "noise { include file ../out/x.phil }",
+    ],
 )
 def test_includes(line: str, home: Path) -> None:
     Path("../out/x.phil").write_text("noise.seed=5\n")
@@ -328,9 +338,7 @@ def test_a_still_that_is_larger(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lh.write(*lines)
     steps = []
     before = live_cost.check
-    monkeypatch.setattr(
-        live_cost, "check", lambda *args: steps.append(before(*args)) or steps[-1]
-    )
+    monkeypatch.setattr(live_cost, "check", lambda *args: steps.append(before(*args)) or steps[-1])
     live = FormatNanoBraggLive("live.nbexpt")
     for index in range(6):
         live.get_raw_data(index)

@@ -54,8 +54,8 @@ def _of_json(content: Any, path: str, trusted: Trusted, name: str) -> tuple[Expe
             value = entry.get(key)
             if value is not None and (type(value) is not int or value < 0):
                 raise Sorry(
-                    f"{name}: the {key} of experiment {number} is {str(value)[:60]!r}: a live file's "
-                    "list must hold its models, not name files of them"
+                    f"{name}: the {key} of experiment {number} is {str(value)[:60]!r}: a live "
+                    "file's list must hold its models, not name files of them"
                 )
             kept[key] = value
         experiments.append({key: value for key, value in kept.items() if value is not None})

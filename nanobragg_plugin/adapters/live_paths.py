@@ -28,7 +28,9 @@ class Trusted:
         """What a live file may name: what is below its own folder, and below those that the
         environment names."""
         named = [name for name in os.environ.get(TRUST, "").split(os.pathsep) if name.strip()]
-        more = [os.sep if name == "*" else os.path.realpath(os.path.expanduser(name)) for name in named]
+        more = [
+            os.sep if name == "*" else os.path.realpath(os.path.expanduser(name)) for name in named
+        ]
         return cls(live, (os.path.dirname(os.path.realpath(live)), *more))
 
     @property
@@ -47,8 +49,8 @@ class Trusted:
         if not any(_is_below(real, folder) for folder in self.folders):
             raise Sorry(
                 f"{where} is not below the folder of the live file, {self.folder}, where all files "
-                "that it names must be: put it there, or name its folder in the environment variable "
-                f"{TRUST} if you trust who made the file"
+                "that it names must be: put it there, or name its folder in the environment "
+                f"variable {TRUST} if you trust who made the file"
             )
         try:
             found = os.stat(real)

@@ -1,7 +1,7 @@
 """The image format class of live files (.nbexpt): some lines of PHIL that are an image set.
 
-An image is simulated when it is read. dxtbx asks `understand` of every file a user opens, so nothing
-heavy may be imported here; the simulator is when a live file is opened.
+An image is simulated when it is read. dxtbx asks `understand` of every file a user opens, so
+nothing heavy may be imported here; the simulator is when a live file is opened.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class FormatNanoBraggLive(FormatMultiImage, Format):
         return self._live.models_of(index or 0).beam
 
     def get_crystal(self, index=None):
-        """The crystal that is simulated, the first of several; of stills, which have a crystal each,
-        that of image index, from 0."""
+        """The crystal that is simulated, the first of several; of stills, which have a crystal
+        each, that of image index, from 0."""
         return self._live.models_of(index or 0).crystal
 
     def get_crystals(self, index=None):

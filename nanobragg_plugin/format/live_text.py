@@ -1,5 +1,5 @@
-"""What tells a live file from all others, and its text: no more than a few hundred bytes are read to
-know it, nothing heavy is imported."""
+"""What tells a live file from all others, and its text: no more than a few hundred bytes are
+read to know it, nothing heavy is imported."""
 
 from __future__ import annotations
 

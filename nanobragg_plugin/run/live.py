@@ -53,8 +53,8 @@ class LiveImages:
             raise Sorry(f"{path}: input.sweep={sweep}, but the list has {len(ready.groups)}")
         if len(ready.groups) > 1 and sweep is None:
             raise Sorry(
-                f"{path}: the experiment list has {len(ready.groups)} sweeps or stills, a live file "
-                "the images of one: choose it with input.sweep=1, 2 ..."
+                f"{path}: the experiment list has {len(ready.groups)} sweeps or stills, a live "
+                "file the images of one: choose it with input.sweep=1, 2 ..."
             )
         self._ready, self._number = ready, (sweep or 1) - 1
         live_cost.check_models(ready.of_group(self._number), path)

@@ -77,9 +77,10 @@ def check(cores: list[Core], params: Any, live: str) -> float:
     most = limit()
     if total > most:
         raise Sorry(
-            f"{live}: an image would take {total:.2g} steps (pixels x sub-pixels x layers x sources x "
-            f"phi steps x domains), more than {most:.2g}: ask for less (sampling, crystal.mosaic), or, "
-            f"if you trust who made the file, set the environment variable {LIMIT}={total:.1e}"
+            f"{live}: an image would take {total:.2g} steps (pixels x sub-pixels x layers x "
+            f"sources x phi steps x domains), more than {most:.2g}: ask for less (sampling, "
+            "crystal.mosaic), or, if you trust who made the file, set the environment variable "
+            f"{LIMIT}={total:.1e}"
         )
     _check_reflections(cores[0], params, live)
     return total

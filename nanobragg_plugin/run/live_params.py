@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def request(text: str, live: str) -> Request:
     if len(sources) > 1 and params.input.experiments is not None:
         without = _extracted(master, [user], live)  # a preset's models would override the list's
         params.geometry, params.detector.gaps = without.geometry, without.detector.gaps
-    _refuse(master, user, params, live)
+    _refuse(user, params, live)
     trusted = Trusted.of(live)
     files = _resolve(master, params, trusted)
     if params.input.experiments is None:
@@ -89,9 +90,7 @@ def _parsed(text: str, live: str) -> Any:
 
 
 def _includes(scope: Any) -> bool:
-    return any(
-        one.name == "include" or (one.is_scope and _includes(one)) for one in scope.objects
-    )
+    return any(one.name == "include" or (one.is_scope and _includes(one)) for one in scope.objects)
 
 
 def _extracted(master: Any, sources: list[Any], live: str) -> Any:
@@ -110,11 +109,16 @@ def _extracted(master: Any, sources: list[Any], live: str) -> Any:
     return params
 
 
-def _refuse(master: Any, user: Any, params: Any, live: str) -> None:
+def _refuse(user: Any, params: Any, live: str) -> None:
     """`Sorry` for what has no meaning, or no place, in a file that only is read."""
     given = [d.path for d in user.all_definitions() if d.path.split(".")[0] == "output"]
     if given:
         raise Sorry(f"{live}: {given[0]}: a live file writes nothing; leave it out")
+    check_readable(params, live)
+
+
+def check_readable(params: Any, live: str) -> None:
+    """`Sorry` for parameters, extracted, that a live file must not have."""
     if params.beam.spectrum.shape == "image_set":
         raise Sorry(
             f"{live}: beam.spectrum.shape=image_set would open other images: give "
@@ -123,19 +127,19 @@ def _refuse(master: Any, user: Any, params: Any, live: str) -> None:
     image = params.background.image_file
     if image is not None and not image.endswith(".npy"):
         raise Sorry(
-            f"{live}: background.image_file={os.path.basename(image)}: a live file may name an array "
-            "of numpy alone (.npy)"
+            f"{live}: background.image_file={os.path.basename(image)}: a live file may name an "
+            "array of numpy alone (.npy)"
         )
     if params.compute.batch_steps > MAX_BATCH_STEPS:
         raise Sorry(
-            f"{live}: compute.batch_steps={params.compute.batch_steps} would take much memory: give "
-            f"at most {MAX_BATCH_STEPS}"
+            f"{live}: compute.batch_steps={params.compute.batch_steps} would take much memory: "
+            f"give at most {MAX_BATCH_STEPS}"
         )
 
 
-def _resolve(master: Any, params: Any, trusted: Trusted) -> list[str]:
-    """Put real paths for all names of files, `output` apart; they, once each."""
-    files = []
+def path_values(master: Any, params: Any) -> Iterator[tuple[Any, str, str]]:
+    """Every file that extracted parameters name, `output` apart: the scope that has it, its name
+    there, and its whole name."""
     for item in master.all_definitions():
         kind = getattr(item.object.type, "phil_type", None)
         if kind != "path" or item.path.startswith("output."):
@@ -144,8 +148,14 @@ def _resolve(master: Any, params: Any, trusted: Trusted) -> list[str]:
         place = params
         for name in way:
             place = getattr(place, name)
-        value = getattr(place, last)
-        if value is not None:
-            setattr(place, last, trusted.path(value, item.path))
-            files.append(getattr(place, last))
+        if getattr(place, last) is not None:
+            yield place, last, item.path
+
+
+def _resolve(master: Any, params: Any, trusted: Trusted) -> list[str]:
+    """Put real paths for all names of files; they, once each."""
+    files = []
+    for place, last, name in path_values(master, params):
+        setattr(place, last, trusted.path(getattr(place, last), name))
+        files.append(getattr(place, last))
     return list(dict.fromkeys(files))

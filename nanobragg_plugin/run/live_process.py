@@ -35,9 +35,7 @@ class Process:
         self._images: OrderedDict[tuple, Pixels] = OrderedDict()
         self._bytes = 0
 
-    def opened(
-        self, place: tuple, make: Callable[[], Any], is_valid: Callable[[Any], bool]
-    ) -> Any:
+    def opened(self, place: tuple, make: Callable[[], Any], is_valid: Callable[[Any], bool]) -> Any:
         """What was made last of a place, if it is still valid; else made now."""
         with self._lock:
             if place not in self._opened or not is_valid(self._opened[place]):

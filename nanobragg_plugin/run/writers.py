@@ -26,6 +26,7 @@ ENDINGS = {
     "cbf": f"_{NUMBER}.cbf",
     "smv": f"_{NUMBER}.img",
     "raw": f"_{NUMBER}.bin",
+    "live": ".nbexpt",
 }
 
 
