@@ -19,7 +19,11 @@ from nanobragg_plugin.adapters.live_paths import Trusted
 from nanobragg_plugin.run import messages
 
 #: An attribute of PHIL (.call imports what it names): a word that begins with a point.
-ATTRIBUTE = re.compile(r"(?<![\w/.\-)])\.[A-Za-z_]")
+ATTRIBUTE = re.compile(r"(?<!\w)\.[A-Za-z_]")
+#: Numbers, which PHIL would otherwise evaluate as Python, and what stands for none.
+NUMBERS = re.compile(r"[-+\d.eE,\s]*|none|auto", re.IGNORECASE)
+#: Types of parameters whose values are no numbers.
+WORDS = ("bool", "choice", "path", "str", "strings")
 #: Samples in flight, which take about 150 bytes each.
 MAX_BATCH_STEPS = 1 << 20
 
@@ -45,6 +49,7 @@ def scope() -> Any:
 def request(text: str, live: str) -> Request:
     """Of a live file of that text and name; `Sorry` for what is wrong with it."""
     user, master = _parsed(text, live), scope()
+    _check_values(user, master, live)
     presets = [d for d in user.all_definitions() if d.path == "preset"]
     name = presets[-1].object.extract() if presets else None
     name = " ".join(name) if isinstance(name, list) else name
@@ -66,6 +71,8 @@ def request(text: str, live: str) -> Request:
 
 def _parsed(text: str, live: str) -> Any:
     """The text as PHIL, of which nothing is included, imported or run."""
+    if "$" in text:
+        raise Sorry(f"{live}: a live file has no variables ($); write the values out")
     for number, line in enumerate(text.split("\n"), 1):
         comment = line.lstrip().startswith("#") and "'" not in line and '"' not in line
         if not comment and ATTRIBUTE.search(line):
@@ -89,6 +96,20 @@ def _parsed(text: str, live: str) -> Any:
     return user
 
 
+def _check_values(user: Any, master: Any, live: str) -> None:
+    """`Sorry` for a parameter that is none, and for a number that is an expression."""
+    kinds = {item.path: item.object.type.phil_type for item in master.all_definitions()}
+    for item in user.all_definitions():
+        if item.path not in kinds:
+            raise Sorry(
+                f"{live}: there is no parameter {item.path}: nanobragg.simulate -c -e 2 lists all "
+                "but input.experiments and input.sweep"
+            )
+        value = " ".join(word.value for word in item.object.words)
+        if kinds[item.path] not in WORDS and not NUMBERS.fullmatch(value):
+            raise Sorry(f"{live}: {item.path}={value[:60]}: give plain numbers")
+
+
 def _includes(scope: Any) -> bool:
     return any(one.name == "include" or (one.is_scope and _includes(one)) for one in scope.objects)
 
@@ -96,13 +117,7 @@ def _includes(scope: Any) -> bool:
 def _extracted(master: Any, sources: list[Any], live: str) -> Any:
     try:
         with messages.of_phil():
-            working, unused = master.fetch(sources=sources, track_unused_definitions=True)
-            params = None if unused else working.extract()
-        if unused:
-            raise Sorry(
-                f"there is no parameter {unused[0].path}: nanobragg.simulate -c -e 2 lists all "
-                "but input.experiments and input.sweep"
-            )
+            params = master.fetch(sources=sources).extract()
         phil_values.check_values(master, params)
     except Sorry as error:
         raise Sorry(f"{live}: {one_line(error)}") from None

@@ -107,10 +107,10 @@ class _Names:
         """That of a file, known by its name from the working directory."""
         real = os.path.realpath(os.path.expanduser(name))
         below = os.path.relpath(real, os.path.realpath(self.live.parent))
-        if PLAIN.fullmatch(below):
+        if PLAIN.fullmatch(below) and not live_params.ATTRIBUTE.search(below):
             return below
         if real not in self.copies:
-            plain = re.sub(r"[^\w.+-]", "_", os.path.basename(real))
+            plain = re.sub(r"[^\w.]|\W(?=\.)", "_", os.path.basename(real))
             own = _beside(self.live, plain).name
             while own in self.copies.values():
                 own = _beside(self.live, f"{len(self.copies)}_{plain}").name
