@@ -119,6 +119,18 @@ def test_without_a_list(tmp_cwd: Path) -> None:
     assert "preset" not in Path("live.nbexpt").read_text()
 
 
+def test_every_digit(tmp_cwd: Path) -> None:
+    """PHIL by itself writes 10 digits: expected photons in float64 would differ."""
+    digits = ("geometry.crystal.misset_deg=10.12345678901234,20,30",
+              "beam.fluence=1.2345678901234e24",
+              "noise.poisson=False", "compute.precision=double")  # fmt: skip
+    given = [arg for arg in (*sim.GEOMETRY, *sim.QUICK) if "misset" not in arg and "flu" not in arg]
+    both(*given, *digits)
+    assert_same()
+    text = Path("live.nbexpt").read_text()
+    assert "10.12345678901234 20.0 30.0" in text and "1.2345678901234e+24" in text
+
+
 def test_several_sweeps(tmp_cwd: Path) -> None:
     """A live file for each, with the noise of each; crystals of the same images in one."""
     one, two = sim.lattices()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dxtbx.model import ExperimentList
-from libtbx import Auto
+from libtbx import Auto, phil
 
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.load import LOOKUPS
@@ -77,11 +78,7 @@ def _live_file(params: Any, listed: Sequence[Any], number: int, paths: Sequence[
     params.compute.nthreads = Auto  # of this machine
     for place, last, _ in live_params.path_values(adapt.master_scope(), params):
         setattr(place, last, names.of(getattr(place, last)))
-    master = adapt.master_scope()
-    given = master.fetch_diff(master.format(params))
-    given = given.customized_copy(
-        objects=[one for one in given.objects if one.name not in LEFT_OUT]
-    )
+    given = _given(params)
     lines = [f"{MAGIC.decode()}{VERSION}"]
     models = _models(listed, names) if len(listed) else None
     if models is not None:
@@ -89,6 +86,28 @@ def _live_file(params: Any, listed: Sequence[Any], number: int, paths: Sequence[
     if len(paths) > 1:
         lines.append(f"input.sweep = {number + 1}")
     return LiveFile(path, "\n".join([*lines, given.as_str()]), models, names.copies)
+
+
+def _given(params: Any) -> Any:
+    """The parameters that are not at their defaults, as PHIL, every digit of them."""
+    master = adapt.master_scope()
+    with _exact_numbers():
+        given = master.fetch_diff(master.format(params))
+    return given.customized_copy(objects=[one for one in given.objects if one.name not in LEFT_OUT])
+
+
+@contextlib.contextmanager
+def _exact_numbers() -> Iterator[None]:
+    """PHIL writes 10 digits of a number, with which pixels would differ."""
+    kinds = phil.float_converters, phil.floats_converters
+    before = [kind._value_as_str for kind in kinds]
+    for kind in kinds:
+        kind._value_as_str = lambda self, value: repr(float(value))
+    try:
+        yield
+    finally:
+        for kind, method in zip(kinds, before):
+            kind._value_as_str = method
 
 
 def _beside(path: Path, name: str) -> Path:
