@@ -19,7 +19,7 @@ from nanobragg_plugin.adapters import background_measured, background_phil, dete
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Part, Plan, torch_device
 from nanobragg_plugin.background import Material, Measured
-from nanobragg_plugin.models import Exposure
+from nanobragg_plugin.models import Beam, Exposure, Panel
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Choice, Simulator
 from nanobragg_plugin.sources import spectrum_of
@@ -212,28 +212,38 @@ class Images:
         return [values.numpy() for values in read]
 
     def spectrum(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Wavelengths, Angstrom, and the photons of each; None of one, or where they change from
-        image to image."""
-        beams = [part.experiment.beam for part in self.plans[0].parts]
-        wavelengths, photons = spectrum_of(*beams)
-        if len(wavelengths) == 1 or len(beams[0].wavelength) > 1:
-            return None
-        return wavelengths.cpu().numpy(), photons.cpu().numpy()
+        """`spectrum_of_beams` of the beam."""
+        return spectrum_of_beams([part.experiment.beam for part in self.plans[0].parts])
 
     def good(self) -> list[np.ndarray] | None:
-        """bool [slow, fast] a panel, True where a pixel is simulated and is none of the detector's
-        bad ones that a mask is to name; None: all are."""
-        panels = self.plans[0].experiment.panels
-        bad = self.detector.bad if self.detection.masked else None
-        if bad is None and all(panel.mask is None for panel in panels):
-            return None
-        good = [
-            np.ones(panel.shape, bool) if panel.mask is None else panel.mask.cpu().numpy()
-            for panel in panels
-        ]
-        if bad is None:
-            return good
-        return [one & ~(dead | hot).numpy() for one, (dead, hot) in zip(good, bad)]
+        """`good_pixels` of all images."""
+        return good_pixels(self.plans[0].experiment.panels, self.detector, self.detection.masked)
+
+
+def spectrum_of_beams(beams: Sequence[Beam]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Wavelengths, Angstrom, and the photons of each; None of one, or where they change from image
+    to image. beams: what adds up to the core's beam."""
+    wavelengths, photons = spectrum_of(*beams)
+    if len(wavelengths) == 1 or len(beams[0].wavelength) > 1:
+        return None
+    return wavelengths.cpu().numpy(), photons.cpu().numpy()
+
+
+def good_pixels(
+    panels: Sequence[Panel], detector: Detector, masked: bool
+) -> list[np.ndarray] | None:
+    """bool [slow, fast] a panel, True where a pixel is simulated and, if they are to be masked, is
+    none of the detector's bad ones; None: all are."""
+    bad = detector.bad if masked else None
+    if bad is None and all(panel.mask is None for panel in panels):
+        return None
+    good = [
+        np.ones(panel.shape, bool) if panel.mask is None else panel.mask.cpu().numpy()
+        for panel in panels
+    ]
+    if bad is None:
+        return good
+    return [one & ~(dead | hot).numpy() for one, (dead, hot) in zip(good, bad)]
 
 
 class Stills(Images):

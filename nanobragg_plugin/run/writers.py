@@ -27,6 +27,7 @@ ENDINGS = {
     "cbf": f"_{NUMBER}.cbf",
     "smv": f"_{NUMBER}.img",
     "raw": f"_{NUMBER}.bin",
+    "live": ".nbexpt",
 }
 
 
