@@ -17,6 +17,9 @@ import simulate_helpers as sim
 from dials.array_family import flex
 from dxtbx.model import Crystal, Detector, ExperimentList, Scan
 from iotbx import mtz
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters import truth_mtz
 
 TRUTH = (
     "output.truth=True",
@@ -304,6 +307,15 @@ def test_it_is_written_whole_or_not_at_all(tmp_cwd: Path) -> None:
     sim.write_expt("sweep.expt", sim.sweep())
     Path("simulated.truth.mtz").write_text("precious")
     assert "simulated.truth.mtz exists" in sim.refused("sweep.expt", *EXACT)
+
+
+def test_amplitudes_that_cannot_be_written(tmp_cwd: Path, monkeypatch) -> None:
+    """cctbx does not say why: here the folder is none."""
+    write = truth_mtz.write
+    monkeypatch.setattr(truth_mtz, "write", lambda path, plan: write(f"nowhere/{path}", plan))
+    sim.write_expt("sweep.expt", sim.sweep())
+    with pytest.raises(Sorry, match="true amplitudes cannot be written"):
+        sim.simulate("sweep.expt", *EXACT)
 
 
 def test_interpolated_amplitudes(tmp_cwd: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from cctbx import crystal, miller, sgtbx
 from cctbx.array_family import flex
+from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import truth_factors
 from nanobragg_plugin.adapters.params import Plan
@@ -40,4 +41,9 @@ def write(path: str, plan: Plan) -> None:
     dataset = amplitudes.as_mtz_dataset(column_root_label="F")
     squares = amplitudes.f_as_f_sq().set_observation_type_xray_intensity()
     dataset.add_miller_array(squares, column_root_label="I")
-    dataset.mtz_object().write(path)
+    try:
+        dataset.mtz_object().write(path)
+    except RuntimeError as error:  # which does not say why
+        raise Sorry(
+            f"the true amplitudes cannot be written ({error}): is the disk full?"
+        ) from error
