@@ -235,6 +235,17 @@ def test_scan_and_goniometer_are_left(tmp_cwd: Path) -> None:
     assert sim.pixels().shape[0] == 2
 
 
+def test_the_exposure_time_is_the_scans(tmp_cwd: Path) -> None:
+    """As long as nothing else is said: 1e12/s in 0.1 s and (0.01 mm)^2 are 1e21 photons/m^2."""
+    sim.write_expt("timed.expt", sim.sweep(scan=sim.scan(exposure=0.1)))
+    usual = [one for one in EXACT if not one.startswith("beam.")]
+    same = "stills.count=2", "background.level=0"
+    flux = "beam.flux=1e12", "beam.beamsize_mm=0.01"
+    sim.simulate("timed.expt", *usual, *same, *flux)
+    sim.simulate("timed.expt", *usual, *same, "beam.fluence=1e21", "output.prefix=given")
+    assert np.allclose(sim.pixels(), sim.pixels("given.nxs"), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -16,6 +16,7 @@ from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
 from nanobragg_plugin.adapters import beam_spectrum, checks, crystal_params, crystal_phil
+from nanobragg_plugin.adapters.fluence import exposure_times
 from nanobragg_plugin.noise import generator
 
 #: Standard deviations to which what must stay positive or small is cut.
@@ -146,6 +147,18 @@ class Stills:
                 f"stills.cell_sigma_percent={percent:g} makes a cell that cannot be, "
                 f"{', '.join(f'{value:.4g}' for value in values)}: give less"
             ) from error
+
+
+def with_exposure(params: Any, base: Experiment) -> Any:
+    """All parameters, extracted, with the exposure time, s, of the first image of the scan that
+    stills are in place of, where none is given."""
+    times = exposure_times(base.scan, 1 if base.scan is None else base.scan.get_num_images())
+    if params.beam.exposure_s is not None or not times[0] > 0:
+        return params
+    params = copy.copy(params)
+    params.beam = copy.copy(params.beam)
+    params.beam.exposure_s = times[0]
+    return params
 
 
 def stills_of(params: Any, experiments: list[Experiment]) -> Stills | None:

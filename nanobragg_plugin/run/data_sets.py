@@ -172,6 +172,7 @@ def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
             "beam.image_scale_file is of the images of a scan: with stills.count give "
             "stills.fluence_sigma_percent"
         )
+    params = stills.with_exposure(params, shots.base)
     like = adapt.plan(params, shots.reference(), lookup.mask, reach=shots.reach)
 
     def make(index: int) -> Plan:
