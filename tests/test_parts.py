@@ -26,6 +26,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.command_line import simulate as command
 from nanobragg_plugin.run import parts, schedule
 from nanobragg_plugin.run.images import Images
+from nanobragg_plugin.run.live import LiveImages
 
 LOG = "nanobragg.simulate.log"
 
@@ -148,6 +149,20 @@ def test_joined_by_itself_up_to_32_gb(expt: str) -> None:
 def test_files_of_one_image_cannot_be_joined(form: str, expt: str) -> None:
     said = sim.refused(expt, *sim.QUICK, f"output.format={form}", "output.joined=True")
     assert f"output.joined=True does nothing for output.format={form}" in said
+
+
+@pytest.mark.parametrize("change", ["output.joined=True", "mp.nproc=2", "mp.memory_gb=5"])
+def test_live_files_have_no_images_to_make(change: str, expt: str) -> None:
+    said = sim.refused(expt, *sim.QUICK, "output.format=live", change)
+    assert f"{change} does nothing for output.format=live: leave it away" in said
+
+
+def test_a_live_file_starts_no_processes(expt: str) -> None:
+    sim.simulate(expt, *sim.QUICK, "output.format=live")
+    with open("simulated.nbexpt", "a") as file:
+        file.write("mp.nproc = 2\n")
+    with pytest.raises(Sorry, match="mp.nproc: a live file starts no processes"):
+        LiveImages.of("simulated.nbexpt")
 
 
 def test_part_files_that_exist(expt: str) -> None:

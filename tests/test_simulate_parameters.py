@@ -289,7 +289,7 @@ ACTS = {
             ("measured_element=N", "pixels", (*ANOMALOUS, *MEASURED)),
             (
                 "tolerance=9",
-                "allowed",
+                "pixels",
                 (*MODEL, "structure_factors.model.wavelength=Auto", *MEASURED, *COLOURS),
             ),
         )

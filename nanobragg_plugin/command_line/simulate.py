@@ -38,6 +38,7 @@ from nanobragg_plugin.run import (
     data_sets,
     experiments,
     job,
+    live_writer,
     messages,
     outputs,
     parts,
@@ -91,14 +92,22 @@ def simulate(params, listed, files, inputs) -> None:
     for path, data_set in zip(files.images, sets):
         form.check(data_set.images.models, data_set.images.detection.response.rounded)
         images += form.files(path, data_set.images.models, data_set.images.n_images)
+    record = record_of(params, inputs)
     joined = resources.is_joined(params.output, sets, form)
+    if form.format == "live":
+        schedule.refuse_crew(params)
+        lives = live_writer.live_files(params, listed, files.images)
+        images += [path for live in lives for path in live.paths]
+        files.check_images(images, params.output, inputs)
+        truths = write_live(sets, files, lives)
+        write_others(sets, truths, record, form, files)
+        return
     counts = [data_set.images.n_images for data_set in sets]
     size = params.output.images_per_part
     all_parts = parts.parts_of(counts, None if size is Auto else size)
     if form.format == "nxmx":
         images += schedule.products(files.images, all_parts, joined)
     files.check_images(images, params.output, inputs)
-    record = record_of(params, inputs)
     kernels = job.kernels_of(sets)
     run = job.run_of(own, given, record, {"kernels": kernels, "images": counts})
     made = job.Job(
@@ -115,7 +124,8 @@ def simulate(params, listed, files, inputs) -> None:
     with schedule.opened(made, sets, all_parts, run, joined) as going:
         schedule.make(going)
         going.name_files()
-        write_others(going, files)
+        truths = going.truths() if files.truth else []
+        write_others(sets, truths, record, form, files)
         going.folder.remove()
 
 
@@ -131,23 +141,33 @@ def record_of(params, inputs) -> dict:
     return provenance.provenance(text, inputs, seeds)
 
 
-def write_others(run, files) -> None:
+def write_others(sets, truths, record, form, files) -> None:
     """Write all that is beside the images."""
-    form, sets = run.job.form, run.sets
     written = []
     for data_set, path in zip(sets, files.images):
         written += experiments.output_experiments(data_set, path, form)
     if files.truth:
         names = [experiment.identifier for experiment in written]
-        truth.write(files.truth, run.truths(), names)
+        truth.write(files.truth, truths, names)
     if files.preview:
         images = sets[0].images
         first = images.values(0, images.expected(0))
         preview.write_preview(files.preview, first, images.models.detector, images.models.beam)
         logger.info("Wrote a picture of the first image to %s", files.preview)
-    provenance.write_json(files.provenance, run.job.record)
+    provenance.write_json(files.provenance, record)
     experiments.write_experiments(files.experiments, written)
     logger.info("Wrote the experiment list to %s%s", files.experiments, form.note)
+
+
+def write_live(sets, files, lives) -> list[truth.Truth]:
+    """Write live files in place of images; what is counted of their reflections, if it is."""
+    truths = [truth.Truth(data_set.images) for data_set in sets] if files.truth else []
+    for number, (live, data_set) in enumerate(zip(live_writer.written(lives), sets)):
+        counter = truth.Counter(data_set.images)
+        for index in range(data_set.images.n_images if truths else 0):
+            truths[number].take(index, counter.count(index))
+        logger.info("Wrote %s: %d images", live.path, data_set.images.n_images)
+    return truths
 
 
 if __name__ == "__main__":

@@ -130,6 +130,14 @@ def opened(
             raise
 
 
+def refuse_crew(params: Any) -> None:
+    """`Sorry` for processes where there is nothing to simulate."""
+    for name, default in (("nproc", Auto), ("scheduler", None), ("memory_gb", Auto)):
+        value = getattr(params.mp, name)
+        if value is not default:
+            raise Sorry(f"mp.{name}={value} does nothing for output.format=live: leave it away")
+
+
 def make(run: Run) -> None:
     """Make all parts that are not done, with all that may help."""
     todo, params = run.todo(), run.job.params

@@ -11,6 +11,7 @@ from typing import Any
 from dxtbx.model import Experiment
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.format.cbf_writer import CbfWriter
 from nanobragg_plugin.format.image_files import NUMBER, ImageWriter, image_numbers, image_path
 from nanobragg_plugin.format.nxmx_pixels import PartWriter, Pixels
@@ -28,6 +29,7 @@ ENDINGS = {
     "cbf": f"_{NUMBER}.cbf",
     "smv": f"_{NUMBER}.img",
     "raw": f"_{NUMBER}.bin",
+    "live": ".nbexpt",
 }
 
 
@@ -66,6 +68,12 @@ class Form:
     def check(self, experiment: Experiment, rounded: bool) -> None:
         """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;
         rounded: whether pixel values are whole numbers."""
+        first = 1 if experiment.scan is None else experiment.scan.get_image_range()[0]
+        if self.format == "nxmx" and first < 1 and checks.is_rotation(experiment.scan):
+            raise Sorry(
+                f"the scan begins at image {first}, but dxtbx numbers the images of one file from "
+                "1: use output.format=cbf, or give geometry.scan.image_range"
+            )
         if self.format not in FILE_PER_IMAGE:
             return
         if not rounded and self.format != "raw":
