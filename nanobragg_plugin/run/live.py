@@ -14,7 +14,7 @@ from nanobragg_plugin.adapters import checks, fluence, live_paths, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Core
 from nanobragg_plugin.format import live_text
-from nanobragg_plugin.format.nxmx_writer import stored
+from nanobragg_plugin.format.nxmx_pixels import stored
 from nanobragg_plugin.run import data_sets, live_cost, live_params, messages
 from nanobragg_plugin.run.images import Detection, good_pixels, spectrum_of_beams
 from nanobragg_plugin.run.live_process import logger, process
