@@ -44,6 +44,17 @@ def child(args: list[str], prefix: str) -> int:
         os._exit(status)
 
 
+def wait(process: int, seconds: float) -> tuple[int, int]:
+    """For a process to end, but no longer than that: as os.waitpid has it."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        found = os.waitpid(process, os.WNOHANG)
+        if found[0]:
+            return found
+        time.sleep(0.01)
+    return 0, 0
+
+
 def pixels(prefix: str) -> np.ndarray | list[bytes]:
     """All images of a run: values, or of a file each the bytes."""
     if os.path.exists(f"{prefix}.nxs"):
@@ -71,8 +82,7 @@ def main(seed: int, kills: int, args: list[str]) -> None:
         prefix = f"run{runs}"
         while True:
             process = child(args, prefix)
-            time.sleep(chance.uniform(0.2 * length, 1.1 * length))
-            done, status = os.waitpid(process, os.WNOHANG)
+            done, status = wait(process, chance.uniform(0.2, 1.1) * length)
             if not done:
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)

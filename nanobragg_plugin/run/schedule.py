@@ -135,7 +135,8 @@ def refuse_crew(params: Any) -> None:
     for name, default in (("nproc", Auto), ("scheduler", None), ("memory_gb", Auto)):
         value = getattr(params.mp, name)
         if value is not default:
-            raise Sorry(f"mp.{name}={value} does nothing for output.format=live: leave it away")
+            text = f"{value:g}" if isinstance(value, float) else value
+            raise Sorry(f"mp.{name}={text} does nothing for output.format=live: leave it away")
 
 
 def make(run: Run) -> None:
