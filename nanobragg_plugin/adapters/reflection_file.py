@@ -21,6 +21,7 @@ from libtbx.utils import Sorry, detect_binary_file
 
 from nanobragg_plugin.adapters import fdump
 from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.strangers import read_text, require_file
 
 # What iotbx's readers raise on files that are not quite what they look like; cctbx's C++ errors
 # are RuntimeError.
@@ -44,6 +45,7 @@ def kind_of_file(path: Path) -> str:
 
     Sorry where there is no such file, it cannot be read, is empty, or is binary but no MTZ.
     """
+    require_file(path, "a file of structure factors")
     try:
         with path.open("rb") as stream:
             head = stream.read(65536)
@@ -76,7 +78,9 @@ def read_hkl_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Sorry, with the line's number, for anything that is not three integers and a finite F >= 0, or
     for an index that comes again with another F (the same F again is let pass).
     """
-    lines = list(_meaningful_lines(path.read_text(encoding="latin-1")))
+    lines = list(
+        _meaningful_lines(read_text(path, "a file of structure factors", encoding="latin-1"))
+    )
     for number, line in lines:
         if line.count(" ") != 3:
             _complain(path, number, line, "has not the four columns h k l F")
