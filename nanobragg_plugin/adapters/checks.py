@@ -18,8 +18,11 @@ ROTATION_TOLERANCE = 1e-4
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, as one line; the name of its kind if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, as one line that a terminal shows as it is; the name of its kind if it
+    says nothing."""
+    words = " ".join(str(error).split())
+    shown = "".join(c if c.isprintable() else "?" for c in words)
+    return shown or type(error).__name__
 
 
 def finite(values: float | Iterable[float], what: str) -> Tensor:

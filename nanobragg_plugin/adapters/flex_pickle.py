@@ -186,7 +186,7 @@ class _Machine:
         if name in self.classes and module.endswith("array_family_flex_ext"):
             self.stack.append(self.classes[name])
             return
-        raise ValueError(f"it holds a {module}.{name}"[:200])
+        raise ValueError(f"it holds a {ascii(module + '.' + name)[1:-1]}"[:200])
 
     def call(self) -> None:
         arguments, made = self.pop(), self.pop()
