@@ -113,6 +113,9 @@ def check_experiment(experiment: object) -> None:
             f"the experiment has no {' and no '.join(missing)}: give an experiment list that has, "
             f"or {'; '.join(HOW_TO_GIVE[name] for name in missing)}"
         )
+    sizes = [panel.get_image_size() for panel in experiment.detector]
+    if not sizes or min(map(min, sizes)) < 1:
+        raise Sorry(f"the detector has panels of {sizes[:5]} pixels: there is nothing to simulate")
     scan = experiment.scan
     images = 1 if scan is None else scan.get_num_images()
     for name in ("crystal", "beam", "goniometer"):

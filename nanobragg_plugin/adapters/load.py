@@ -44,7 +44,13 @@ def sweeps(experiments: ExperimentList) -> list[Experiment]:
                     f"the {name} of experiment {number} has a NaN in {key}; mend the "
                     "experiment file"
                 )
-            setattr(single, name, copied(model))
+            try:
+                setattr(single, name, copied(model))
+            except RuntimeError as error:  # dxtbx refuses numbers of its own
+                raise Sorry(
+                    f"the {name} of experiment {number} is none ({checks.one_line(error)}); mend "
+                    "the experiment file"
+                ) from None
         result.append(single)
     return result
 

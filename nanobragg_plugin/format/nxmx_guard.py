@@ -62,12 +62,21 @@ def check_frame(data: h5py.Dataset, index: int, path: str | Path) -> None:
         check_chunks(data, index, path)
         return
     for source in data.virtual_sources():
-        first, last = (bound[0] for bound in source.vspace.get_select_bounds())
+        first, last = _images_of(source.vspace, data.shape[0])
         part = Path(path).parent / source.file_name
         if first <= index <= last and part.is_file():
-            begin = source.src_space.get_select_bounds()[0][0]
             with h5py.File(part, "r", swmr=True) as handle:
-                check_chunks(handle[source.dset_name], begin + index - first, part)
+                theirs = handle[source.dset_name]
+                begin = _images_of(source.src_space, theirs.shape[0])[0]
+                check_chunks(theirs, begin + index - first, part)
+
+
+def _images_of(space: Any, number: int) -> tuple[int, int]:
+    """The first and last image that a selection of an HDF5 data space has."""
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return 0, number - 1
+    low, high = space.get_select_bounds()
+    return low[0], high[0]
 
 
 def check_chunks(data: h5py.Dataset, index: int, path: str | Path) -> None:

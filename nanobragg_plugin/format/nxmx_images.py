@@ -68,7 +68,9 @@ class ImageModels:
 
     def __init__(self, group: h5py.Group) -> None:
         columns = {"A": 9, "s0": 3, "polarization_normal": 3}
-        self._values = {name: group[name][()] for name in columns}
+        if any(not isinstance(member(group, name), h5py.Dataset) for name in columns):
+            raise Sorry(f"{group.file.filename}: the models of its images are damaged")
+        self._values = {name: np.asarray(group[name][()]) for name in columns}
         for name, number in columns.items():
             values = self._values[name]
             if values.dtype.kind != "f" or values.ndim != 2 or values.shape[1] != number:

@@ -26,7 +26,7 @@ GROUP = "/entry/nanobragg"
 EXPECTED = f"{GROUP}/expected"
 FORMAT_VERSION = 1
 #: dxtbx keeps lists of them.
-MAX_IMAGES = 10_000_000
+MAX_IMAGES = 1_000_000
 
 _FACTORIES = {
     "beam": BeamFactory,

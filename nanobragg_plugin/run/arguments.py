@@ -13,7 +13,7 @@ from nanobragg_plugin.adapters import checks, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.phil_values import check_values
 from nanobragg_plugin.adapters.strangers import require_file
-from nanobragg_plugin.run import messages
+from nanobragg_plugin.run import expt_guard, messages
 from nanobragg_plugin.run.phil_guard import PHIL_FILES, check_arguments, parse_file
 
 
@@ -25,7 +25,9 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     command, plain_scope = usage.split()[0], scope
     args = plain(args)
     for arg in args:
-        require_file(arg)
+        if "=" not in arg:
+            require_file(arg)
+            expt_guard.check_file(arg)
     name = preset_of(args)
     check_arguments(args, plain_scope)
     preset = [] if name in (None, "help") else [adapt.preset_file(name)]

@@ -15,6 +15,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.load import check_unpickled
 from nanobragg_plugin.adapters.strangers import refuse_pickles
+from nanobragg_plugin.run import expt_guard
 from nanobragg_plugin.run.pixels import Image
 
 
@@ -128,6 +129,7 @@ def load(names: list[str]) -> ExperimentList:
     result = ExperimentList()
     for name in (one for one in names if one.endswith((".expt", ".json"))):
         with _read(name, "an experiment list whose images can be read"):
+            expt_guard.check_file(name)
             check_unpickled(ExperimentListFactory.from_json_file(name, check_format=False))
             result.extend(ExperimentListFactory.from_json_file(name, check_format=True))
     images = [name for name in names if not name.endswith((".expt", ".json"))]

@@ -1,7 +1,7 @@
 """Fuzz one of our parsers with atheris (libFuzzer), which sees which lines its bytes reach.
 
     python -m venv --system-site-packages fuzzing && fuzzing/bin/pip install atheris
-    fuzzing/bin/python tests/fuzz/fuzz_parsers.py flex_pickle new_corpus tests/data/fuzz/flex_pickle \
+    fuzzing/bin/python tests/fuzz/fuzz_parsers.py flex_pickle new tests/data/fuzz/flex_pickle \
         -max_total_time=300 -max_len=2000
 
 The first folder gets what is found; `-merge=1` keeps of a second and later ones what reaches
