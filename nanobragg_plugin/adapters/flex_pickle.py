@@ -30,8 +30,8 @@ def read(data: bytes, kind: str) -> list[np.ndarray]:
     found = [found] if isinstance(found, _Flex) else found
     if not isinstance(found, (tuple, list)) or not all(isinstance(f, _Flex) for f in found):
         raise ValueError(f"it holds no arrays but a {type(found).__name__}")
-    if any(flex.values is None for flex in found):
-        raise ValueError("it holds an array without values")
+    if not found or any(flex.values is None for flex in found):
+        raise ValueError("it holds no array, or one without values")
     return [flex.values for flex in found]
 
 
