@@ -50,6 +50,7 @@ def test_the_corpus_is_small() -> None:
 GRID = b"\x8c\x1cscitbx_array_family_flex_ext\x8c\x04grid\x93"
 #: A tuple of the last one twice, in its place: to look through n of them takes 2^n steps.
 TWICE = b"h\x00h\x00\x86q\x00"
+EDGE = b"J\xff\xff\xff\x7f"
 BOMBS = {
     "a memo of 2^31 places": b"\x80\x02)r\xff\xff\xff\x7f.",
     "a text of 2^32 bytes": b"\x80\x02X\xff\xff\xff\xff",
@@ -58,7 +59,7 @@ BOMBS = {
     "marks": b"(" * 10**6,
     "tuples of tuples": b"\x80\x04)q\x00" + TWICE * 10_000 + b".",
     "a shape of tuples": b"\x80\x04)q\x00" + TWICE * 60 + GRID + b"h\x00h\x00\x86R.",
-    "a shape of 2^62": b"\x80\x04" + GRID + b"(K\x00K\x00t(" + b"J\xff\xff\xff\x7f" * 2 + b"t\x88\x87R.",
+    "a shape of 2^62": b"\x80\x04" + GRID + b"(K\0K\0t(" + EDGE * 2 + b"t\x88\x87R.",
     "a list in itself": b"\x80\x02]q\x00h\x00a.",
     "persistent": b"Pid\n.",
     "an instance": b"(ios\nsystem\n.",
