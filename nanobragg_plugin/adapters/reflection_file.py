@@ -21,7 +21,7 @@ from cctbx.array_family import flex
 from iotbx.reflection_file_reader import any_reflection_file
 from libtbx.utils import Sorry, detect_binary_file
 
-from nanobragg_plugin.adapters import fdump
+from nanobragg_plugin.adapters import fdump, mtz_header
 from nanobragg_plugin.adapters.checks import one_line
 from nanobragg_plugin.adapters.strangers import MAX_TEXT, require_file
 
@@ -238,6 +238,7 @@ def _arrays(path: Path, kind: str, observation_type: str) -> list[miller.array]:
     """All Miller arrays of a file, merged under the symmetry that the file states."""
     try:
         if kind == "mtz":
+            mtz_header.check(path)
             return iotbx.mtz.object(file_name=str(path)).as_miller_arrays()
         if kind == "cif":
             return iotbx.cif.reader(file_path=str(path)).as_miller_arrays()
