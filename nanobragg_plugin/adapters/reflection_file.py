@@ -21,7 +21,7 @@ from cctbx.array_family import flex
 from iotbx.reflection_file_reader import any_reflection_file
 from libtbx.utils import Sorry, detect_binary_file
 
-from nanobragg_plugin.adapters import fdump, mtz_header
+from nanobragg_plugin.adapters import child, fdump, mtz_header
 from nanobragg_plugin.adapters.checks import one_line
 from nanobragg_plugin.adapters.strangers import MAX_TEXT, require_file
 
@@ -75,7 +75,10 @@ def kind_of_file(path: Path) -> str:
         return _kind_of_cif(path)
     if len(first.split()) == 4 and _is_number(first.split()[3]):
         return "text"
-    return "pdb" if iotbx.pdb.is_pdb_file(str(path)) else "other"
+    try:
+        return "pdb" if iotbx.pdb.is_pdb_file(str(path)) else "other"
+    except UnicodeDecodeError as error:
+        raise Sorry(f"{path} has bytes that are no text (at {error.start}): mend it") from error
 
 
 def read_hkl_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -268,6 +271,9 @@ def _arrays(path: Path, kind: str, observation_type: str) -> list[miller.array]:
 
 def _kind_of_cif(path: Path) -> str:
     """Whether a CIF holds reflections (which win if it holds both) or a model's atoms."""
+    # cctbx's parser crashes on some that are cut short
+    if not child.survives(lambda: iotbx.cif.reader(file_path=str(path))):
+        raise Sorry(f"{path} is not a valid CIF: it is damaged or cut short.")
     try:
         blocks = iotbx.cif.reader(file_path=str(path)).model().values()
     except (Sorry, *_READER_ERRORS) as error:
