@@ -8,6 +8,7 @@ is asked of it.
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from nanobragg_plugin.compare import truth  # isort: skip  before dxtbx: torch k
 from cctbx import sgtbx, uctbx
 from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentListFactory
-from iotbx import mtz
 
 from nanobragg_plugin.adapters.miller import made_up_structure_factors
 
@@ -65,8 +65,8 @@ def write_structure_factors(path: str) -> None:
 def simulate_and_process(extra: list[str]) -> None:
     """From structure factors to scaled intensities, in the current folder."""
     write_structure_factors("F.mtz")
-    preview = "output.preview=preview.png"
-    command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", preview, *extra)
+    outputs = "output.truth=True", "output.preview=preview.png"
+    command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", *outputs, *extra)
     command("dials.import", "simulated.nxs")
     command("dials.find_spots", "imported.expt", "nproc=2")
     command("dials.index", "imported.expt", "strong.refl")
@@ -90,32 +90,40 @@ def best_setting() -> tuple[str, str]:
 
 def compare() -> dict[str, float]:
     """The figures of LIMITS, found against true."""
-    true = ExperimentListFactory.from_json_file("simulated.expt", check_format=False)[0]
-    found = ExperimentListFactory.from_json_file("refined.expt", check_format=False)[0]
-    scaled = ExperimentListFactory.from_json_file("scaled.expt", check_format=False)[0]
+    import json
+
+    output = ("output.html=compare.html", "--json", "compare.json")
+    true = "simulated.expt", "simulated.truth.refl", "F.mtz"
+    command("nanobragg.compare", *true, "scaled.expt", "scaled.refl", *output)
+    figures = json.loads(Path("compare.json").read_text(encoding="utf-8"))
+    crystal, detector = (figures["models"][0][name] for name in ("crystal", "detector"))
     indexed = flex.reflection_table.from_file("indexed.refl")
     strong = flex.reflection_table.from_file("strong.refl")
-    crystals = truth.compare_crystals(true.crystal, found.crystal)
-    distance, centre = truth.geometry_errors(true, found)
     rmsd = truth.rmsds(flex.reflection_table.from_file("refined.refl"))
-    amplitudes = mtz.object("F.mtz").as_miller_arrays()[0]
-    reindex = truth.compare_crystals(true.crystal, scaled.crystal).reindex
-    table = flex.reflection_table.from_file("scaled.refl")
-    correlation, unique = truth.intensity_correlation(table, reindex, amplitudes)
     lattices = [
-        crystal.get_space_group().info().as_reference_setting().group().crystal_system()
-        for crystal in (true.crystal, found.crystal)
+        ExperimentListFactory.from_json_file(name, check_format=False)[0]
+        .crystal.get_space_group()
+        .info()
+        .as_reference_setting()
+        .group()
+        .crystal_system()
+        for name in ("simulated.expt", "refined.expt")
     ]
     print(f"\n  lattice: {lattices[0]} simulated, {lattices[1]} found")
-    print(f"  space group after dials.symmetry: {scaled.crystal.get_space_group().info()}")
-    print("  cell: " + " ".join(f"{x:.4f}" for x in crystals.cell))
-    print(f"  unique reflections compared: {unique}; RMSD in rotation: {rmsd[2]:.3f} images")
+    print(f"  space group after dials.symmetry: {crystal['space_groups'][1]}")
+    print("  cell: " + " ".join(f"{x:.4f}" for x in crystal["cell"]))
+    print(
+        f"  unique reflections compared: {figures['merged']['n']}; RMSD in rotation: "
+        f"{rmsd[2]:.3f} images"
+    )
     if lattices[0] != lattices[1]:
         sys.exit("The lattice found is not the one simulated")
     n_indexed = indexed.get_flags(indexed.flags.indexed).count(True)
     values = [
-        *(len(strong), 100 * n_indexed / len(strong), crystals.cell_error_percent),
-        *(crystals.misorientation_deg, distance, centre, rmsd[0], rmsd[1], correlation),
+        *(len(strong), 100 * n_indexed / len(strong), crystal["cell_error_percent"]),
+        *(crystal["misorientation_deg"], abs(detector["distance_error_mm"])),
+        math.hypot(*detector["beam_centre_error_px"]),
+        *(rmsd[0], rmsd[1], figures["merged"]["cc"]),
     ]
     return dict(zip(LIMITS, values))
 
@@ -146,7 +154,8 @@ def main(folder: str = "demo", *extra: str) -> bool:
     print(f"The demonstration writes to {Path.cwd()}")
     simulate_and_process(list(extra))
     good = report(compare())
-    print(f"\n  A picture of the first image: {Path.cwd() / 'preview.png'}")
+    print(f"\n  All that was compared, with pictures: {Path.cwd() / 'compare.html'}")
+    print(f"  A picture of the first image: {Path.cwd() / 'preview.png'}")
     print(f"  To look at all of them: dials.image_viewer {Path.cwd() / 'simulated.expt'}")
     print(f"  {time.time() - start:.0f} s in all")
     return good

@@ -55,8 +55,9 @@ LAYERS = {
         {"torch"} | NUMERIC | DIALS,
     ),
 }
-# The live image format: inside the call that reads, never while the module is imported.
-INSIDE_FUNCTIONS = {"format": ({"simulate"}, {"torch"})}
+# The live image format: inside the call that opens a file, never while the module is imported. It
+# goes by way of run, which makes of parameters and models the very images that are written.
+INSIDE_FUNCTIONS = {"format": ({"simulate", "run"}, {"torch"})}
 REFERENCE = {"kernels.reference", "kernels.reference_detector"}
 
 

@@ -20,8 +20,9 @@ import simulate_helpers as sim
 from image_file_helpers import ENDINGS, names
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.run import sweep as run_sweep
 from nanobragg_plugin.run import writers
+from nanobragg_plugin.run.images import Images
+from nanobragg_plugin.simulate import Simulator
 
 LOG = "nanobragg.simulate.log"
 FORMATS = list(ENDINGS)
@@ -167,7 +168,7 @@ def test_stopped_in_the_second_sweep(form, stop, tmp_cwd: Path, monkeypatch) -> 
             raise stop
         return [torch.ones(18, 24)]
 
-    monkeypatch.setattr(run_sweep.Simulator, "image", image)
+    monkeypatch.setattr(Simulator, "image", image)
     kind = stop if isinstance(stop, type) else Exception
     with pytest.raises(kind):
         sim.simulate(path, *sim.QUICK, f"output.format={form}", "output.overwrite=True")
@@ -244,12 +245,12 @@ def test_killed_half_way(form: str, number: int, expt: str) -> None:
 def test_images_come_one_by_one(expt: str, monkeypatch) -> None:
     """Each is on the disk, whole, before the next is simulated."""
     seen = []
-    original = run_sweep.expected_photons
+    original = Images.expected
 
     def watching(*args: object) -> list:
         seen.append(len(list(Path().glob(".*.part/simulated_*.cbf"))))
         return original(*args)
 
-    monkeypatch.setattr(run_sweep, "expected_photons", watching)
+    monkeypatch.setattr(Images, "expected", watching)
     sim.simulate(expt, *sim.QUICK, "output.format=cbf")
     assert seen == [0, 1, 2]

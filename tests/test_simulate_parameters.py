@@ -460,6 +460,7 @@ ACTS = {
     "output.experiments": Act("output.experiments=other.expt", "files"),
     "output.provenance": Act("output.provenance=other.json", "files"),
     "output.log": Act("output.log=other.log", "files"),
+    "output.maps": Act("output.maps=True", "datasets"),
     "output.truth": Act("output.truth=True", "files"),
     "output.overwrite": Act("output.overwrite=True", "allowed", base=("output.log=simulated.txt",)),
     "output.preview": Act("output.preview=other.png", "files"),
@@ -534,13 +535,12 @@ def made_here(folder: Path) -> Iterator[Callable[[], list[Path]]]:
 def outcome_of(
     made: list[Path], counted: list[int], batches: list[int], compiled: list[int]
 ) -> Outcome:
-    images, *_ = (path for path in made if path.suffix == ".nxs")
     (listed,) = (path for path in made if path.suffix == ".expt")
     images = [path for path in made if path.suffix == ".nxs"]
     if not images:  # of another format, which tests of its own look into
         files = tuple(path.name for path in made)
         return Outcome((), models_of(listed), (), (), files, (counted or [0])[0], 0, False)
-    with h5py.File(*images) as handle:
+    with h5py.File(images[0]) as handle:
         data = handle["/entry/data/data"]
         values = data[()]
         mask = handle["/entry/instrument/detector"].get("pixel_mask")

@@ -10,7 +10,7 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 
 #: What may be None though its default is not (`none` of a choice is None to libtbx).
-OPTIONAL = ("output.log", "output.compression", "resolution_rings")
+OPTIONAL = ("output.log", "output.compression", "output.html", "resolution_rings")
 #: What may be Auto though its default is None.
 AUTOMATIC = ("structure_factors.model.wavelength",)
 

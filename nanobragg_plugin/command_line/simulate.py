@@ -37,6 +37,7 @@ from nanobragg_plugin.run import (
     arguments,
     data_sets,
     experiments,
+    live_writer,
     messages,
     outputs,
     preview,
@@ -86,6 +87,8 @@ def simulate(params, listed, files, inputs) -> None:
     for path, data_set in zip(files.images, sets):
         form.check(data_set.images.models, data_set.images.detection.response.rounded)
         images += form.files(path, data_set.images.models, data_set.images.n_images)
+    lives = live_writer.live_files(params, listed, files.images) if form.format == "live" else []
+    images += [path for live in lives for path in live.paths]
     files.check_images(images, params.output, inputs)
     text = phil_scope.format(params).as_str()
     seeds = {
@@ -96,7 +99,10 @@ def simulate(params, listed, files, inputs) -> None:
         seeds["stills"] = params.stills.seed
     record = provenance.provenance(text, inputs, seeds)
     truths = [truth.Truth(one.images) for one in sets] if files.truth else [None] * len(sets)
-    first = write_images(sets, truths, files, record, form)
+    if lives:
+        first = write_live(sets, truths, files, lives)
+    else:
+        first = write_images(sets, truths, files, record, form)
     written = []
     for data_set, path in zip(sets, files.images):
         written += experiments.output_experiments(data_set, path, form)
@@ -122,6 +128,16 @@ def write_images(sets, truths, files, record, form) -> list:
     for data_set, path in zip(sets, files.images):
         logger.info("Wrote %d images to %s", data_set.images.n_images, path)
     return firsts
+
+
+def write_live(sets, truths, files, lives) -> list | None:
+    """Write live files in place of images; the pixel values of the very first, for a picture."""
+    for live, data_set, true in zip(live_writer.written(lives), sets, truths):
+        for index in range(data_set.images.n_images if true else 0):
+            true.add(index)
+        logger.info("Wrote %s: %d images", live.path, data_set.images.n_images)
+    images = sets[0].images
+    return images.values(0, images.expected(0)) if files.preview else None
 
 
 if __name__ == "__main__":

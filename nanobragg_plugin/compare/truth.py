@@ -1,4 +1,4 @@
-"""Models and intensities that processing found, against those that were simulated."""
+"""The crystal that processing found, against the one that was simulated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from libtbx.utils import Sorry
-
-from nanobragg_plugin.adapters.merged import common_intensities
 
 #: How far from whole numbers the matrix between two indexings of one lattice may be.
 SAME_LATTICE = 0.05
@@ -66,28 +64,9 @@ def _cell(a_matrix: np.ndarray) -> np.ndarray:
     return np.array([*lengths, *angles])
 
 
-def geometry_errors(true: Any, found: Any) -> tuple[float, float]:
-    """Errors of the distance, mm, and of the beam centre, pixels, of two dxtbx experiments' first
-    panels."""
-    panels = [experiment.detector[0] for experiment in (true, found)]
-    beams = [experiment.beam.get_s0() for experiment in (true, found)]
-    distances = [panel.get_distance() for panel in panels]
-    centres = np.array([panel.get_beam_centre_px(s0) for panel, s0 in zip(panels, beams)])
-    return abs(distances[0] - distances[1]), float(np.linalg.norm(centres[0] - centres[1]))
-
-
 def rmsds(reflections: Any) -> tuple[float, float, float]:
     """Root mean square of calculated minus observed centroids (fast and slow pixels, images) of
     the reflections that were used in refinement."""
     used = reflections.select(reflections.get_flags(reflections.flags.used_in_refinement))
     difference = (used["xyzcal.px"] - used["xyzobs.px.value"]).as_numpy_array()
     return tuple(np.sqrt((difference**2).mean(axis=0)))
-
-
-def intensity_correlation(
-    reflections: Any, reindex: np.ndarray, true_amplitudes: Any
-) -> tuple[float, int]:
-    """Correlation of merged, scaled intensities with the true F^2, and the number of unique
-    reflections. true_amplitudes: a cctbx Miller array; reindex as `CrystalComparison` has it."""
-    found, true = common_intensities(reflections, reindex, true_amplitudes)
-    return float(np.corrcoef(found, true)[0, 1]), len(found)

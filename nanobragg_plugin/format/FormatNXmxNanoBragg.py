@@ -19,7 +19,7 @@ from scitbx.array_family import flex
 from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.format.nxmx_guard import check_file, check_frame
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
-from nanobragg_plugin.format.nxmx_models import EXPECTED, find_group, read_group
+from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS, find_group, read_group
 from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT, FrameLayout
 
 
@@ -103,6 +103,14 @@ class FormatNXmxNanoBragg(FormatNXmx):
             frame = handle[EXPECTED][index]
         layout = FrameLayout.of(self._models.detector)
         return tuple(flumpy.from_numpy(panel) for panel in layout.cut(frame))
+
+    def get_maps(self, index):
+        """What each pixel of image ``index``, from 0, sees, as far as the file has it: by name
+        (hkl, resolution, wavelength ...) a numpy array ``[slow, fast, ...]`` of each panel."""
+        layout = FrameLayout.of(self._models.detector)
+        with h5py.File(self._image_file, "r", swmr=True) as handle:
+            maps = handle[MAPS] if MAPS in handle else {}
+            return {name: tuple(layout.cut(maps[name][index])) for name in maps}
 
     @classmethod
     def get_imageset(cls, filenames, *args, **kwargs):

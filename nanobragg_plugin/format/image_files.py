@@ -32,9 +32,9 @@ class ImageWriter(Protocol):
 
     def __exit__(self, exc_type, exc_value, traceback) -> None: ...
 
-    def write(self, index: int, panels, expected=None) -> None:
+    def write(self, index: int, panels, expected=None, maps=None) -> None:
         """Image ``index``, from 0: arrays ``[slow, fast]`` of the panels; expected: their photons
-        without noise, likewise, where the file keeps them."""
+        without noise, likewise, where the file keeps them; maps: likewise, by name."""
 
     def close(self) -> None:
         """All is written; Sorry, and nothing is left, if it is not."""
@@ -150,10 +150,10 @@ class FilePerImage:
         else:
             self.discard()
 
-    def write(self, index: int, panels, expected=None) -> None:
+    def write(self, index: int, panels, expected=None, maps=None) -> None:
         """As `ImageWriter` has it; numbers as `NXmxWriter.write` has them."""
-        if expected is not None:
-            raise ValueError(f"{self.kind} files have no place for expected photons")
+        if expected is not None or maps is not None:
+            raise ValueError(f"{self.kind} files have no place for expected photons or maps")
         if not 0 <= index < self.n_images:
             raise IndexError(f"image {index} of {self.n_images} images")
         if index in self._written:

@@ -24,6 +24,7 @@ from nanobragg_plugin.format.nxmx_guard import member, read_json
 GROUP = "/entry/nanobragg"
 #: Expected photons of the pixels, laid out as /entry/data/data; not every file has them.
 EXPECTED = f"{GROUP}/expected"
+MAPS = f"{GROUP}/maps"
 FORMAT_VERSION = 1
 #: dxtbx keeps lists of them.
 MAX_IMAGES = 1_000_000

@@ -74,8 +74,8 @@ class FrameLayout:
         return all(fast == self.width for _, fast in self.sizes)
 
     def place(self, panels, dtype, fill=0) -> np.ndarray:
-        """A frame ``[slow, fast]`` with the arrays ``[slow, fast]`` of all panels in it."""
-        frame = np.full(self.shape, fill, dtype=dtype)
+        """A frame ``[slow, fast, ...]`` with the arrays ``[slow, fast, ...]`` of all panels."""
+        frame = np.full((*self.shape, *panels[0].shape[2:]), fill, dtype=dtype)
         for i, ((slow, fast), panel) in enumerate(zip(self.sizes, panels)):
             frame[i * self.slot : i * self.slot + slow, :fast] = panel
         return frame

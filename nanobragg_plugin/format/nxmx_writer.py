@@ -17,7 +17,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
 from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
-from nanobragg_plugin.format.nxmx_models import EXPECTED
+from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS
 from nanobragg_plugin.format.nxmx_tree import (
     FrameLayout,
     write_mask,
@@ -45,6 +45,8 @@ class NXmxWriter:
     crystals: all that are in the images, if not the experiment's alone.
     models_of: a function of the image's index, an experiment whose beam and crystal it has.
     spectrum: wavelengths, Angstrom, and the photons of each, two arrays; None: one wavelength.
+    maps: names of what else each pixel gets, `nxmx_models.MAPS`: hkl ... (int16, three numbers), or
+    Angstrom (float32).
     with_expected: beside the pixels the file has a second data set, `nxmx_models.EXPECTED`, of what
     was expected of them: float32, photons, which stock readers do not look at.
 
@@ -68,6 +70,7 @@ class NXmxWriter:
         models_of=None,
         spectrum=None,
         with_expected: bool = False,
+        maps=(),
     ):
         self._file = None
         self._path = Path(path)
@@ -98,6 +101,7 @@ class NXmxWriter:
             if with_expected:
                 self._expected = self._create_data(EXPECTED, np.dtype("float32"), chunking)
                 self._expected.attrs["units"] = "photons"
+            self._maps = {name: self._create_map(name, chunking) for name in maps}
         except BaseException:
             self.discard()
             raise
@@ -111,10 +115,10 @@ class NXmxWriter:
         else:
             self.discard()
 
-    def write(self, index: int, panels, expected=None) -> None:
+    def write(self, index: int, panels, expected=None, maps=None) -> None:
         """Write image ``index`` (0-based, each once), an array ``[slow, fast]`` for each panel.
 
-        expected: likewise, photons; if, and only if, the file has them.
+        expected: likewise, photons; maps: likewise, by name; if, and only if, the file has them.
 
         Integer types hold numbers rounded to the nearest integer; a value beyond the type is
         clipped only where the end of the type lies outside the trusted range, so that it stays an
@@ -132,7 +136,18 @@ class NXmxWriter:
         self._data[index] = self._frame(index, panels, self._dtype)
         if expected is not None:
             self._expected[index] = self._frame(index, expected, self._expected.dtype)
+        for name, data in self._maps.items():
+            data[index] = self._layout.place(maps[name], data.dtype)
         self._written[index] = True
+
+    def _create_map(self, name: str, chunking: dict) -> h5py.Dataset:
+        if name.startswith("hkl"):
+            data = self._create_data(f"{MAPS}/{name}", np.dtype("int16"), chunking, (3,))
+            data.attrs["description"] = "the reflection nearest to the middle of the pixel"
+        else:
+            data = self._create_data(f"{MAPS}/{name}", np.dtype("float32"), chunking)
+            data.attrs["units"] = "angstrom"
+        return data
 
     def _frame(self, index: int, panels, dtype: np.dtype) -> np.ndarray:
         arrays = [np.asarray(panel) for panel in panels]
@@ -177,13 +192,15 @@ class NXmxWriter:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _create_data(self, name: str, dtype: np.dtype, chunking: dict) -> h5py.Dataset:
-        """An empty array of pixels, ``[image, slow, fast]``, a chunk for each panel."""
+    def _create_data(
+        self, name: str, dtype: np.dtype, chunking: dict, of_pixel: tuple[int, ...] = ()
+    ) -> h5py.Dataset:
+        """An empty array of pixels, ``[image, slow, fast, ...]``, a chunk for each panel."""
         return self._file.create_dataset(
             name,
-            shape=(self._n_images, *self._layout.shape),
+            shape=(self._n_images, *self._layout.shape, *of_pixel),
             dtype=dtype,
-            chunks=(1, self._layout.slot, self._layout.width),
+            chunks=(1, self._layout.slot, self._layout.width, *of_pixel),
             **chunking,
         )
 

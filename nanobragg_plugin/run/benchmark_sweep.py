@@ -14,6 +14,7 @@ from dxtbx.model import ScanFactory
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.models import on_device
 from nanobragg_plugin.run import benchmark_cases as cases
+from nanobragg_plugin.run.data_sets import DataSet
 from nanobragg_plugin.run.images import Detection, Images
 from nanobragg_plugin.run.sweep import run_sweep
 
@@ -58,7 +59,7 @@ def run(
         path = Path(place) / "sweep.nxs"
         start = time.perf_counter()
         run_sweep(
-            Images([plan], Detection(background=BACKGROUND)),
+            DataSet(Images([plan], Detection(background=BACKGROUND)), ()),
             path,
             {"program": "nanobragg.benchmark"},
             progress=lambda: moments.append(time.perf_counter()),

@@ -18,7 +18,7 @@ from nanobragg_plugin.constants import EV_ANGSTROM, RTD
 from nanobragg_plugin.format import classic_files as files
 from nanobragg_plugin.run import outputs
 from nanobragg_plugin.run.experiments import write_experiments
-from nanobragg_plugin.run.sweep import MAX_PHOTONS
+from nanobragg_plugin.run.images import MAX_PHOTONS
 from nanobragg_plugin.simulate import simulate
 
 Say = Callable[[str], None]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanobragg_plugin.run.data_sets import DataSet
+from nanobragg_plugin.run.maps import Maps
 from nanobragg_plugin.run.truth import Truth
 from nanobragg_plugin.run.writers import NXMX, Form, open_writer
 
@@ -30,12 +31,14 @@ def run_sweep(
     A file appears only when it is whole: killed or failed, nothing is left under its name.
     """
     first, images = None, data_set.images
-    with open_writer(form, path, data_set, provenance) as writer:
+    maps = Maps(images) if form.maps else None
+    names = maps.names if maps else ()
+    with open_writer(form, path, data_set, provenance, names) as writer:
         for index in range(images.n_images):
             expected = images.expected(index)
             values = images.values(index, expected)
             kept = [image.cpu().numpy() for image in expected] if form.expected else None
-            writer.write(index, values, kept)
+            writer.write(index, values, kept, maps.of(index) if maps else None)
             if truth is not None:
                 truth.add(index)
             if first is None:

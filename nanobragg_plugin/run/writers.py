@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from dxtbx.model import Experiment
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.format.cbf_writer import CbfWriter
 from nanobragg_plugin.format.image_files import NUMBER, ImageWriter, image_numbers, image_path
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
@@ -26,17 +28,19 @@ ENDINGS = {
     "cbf": f"_{NUMBER}.cbf",
     "smv": f"_{NUMBER}.img",
     "raw": f"_{NUMBER}.bin",
+    "live": ".nbexpt",
 }
 
 
 @dataclass(frozen=True)
 class Form:
     """What images are written as: format, a key of `ENDINGS`; compression, of NXmx; expected:
-    whether the photons that were expected stand beside the pixels."""
+    whether the photons that were expected stand beside the pixels; maps: whether what each sees."""
 
     format: str = "nxmx"
     compression: str = "gzip"
     expected: bool = False
+    maps: bool = False
 
     @classmethod
     def of(cls, params: Any) -> Form:
@@ -48,16 +52,27 @@ class Form:
                     f"output.expected=True needs output.format=nxmx: {params.format} files have no "
                     "place for a second data set"
                 )
+            if params.maps:
+                raise Sorry(
+                    f"output.maps=True needs output.format=nxmx: {params.format} files have no "
+                    "place for them"
+                )
             if compression != "gzip":
                 raise Sorry(
                     f"output.compression={compression} does nothing for "
                     f"output.format={params.format}: leave it away"
                 )
-        return cls(params.format, compression, params.expected)
+        return cls(params.format, compression, params.expected, params.maps)
 
     def check(self, experiment: Experiment, rounded: bool) -> None:
         """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;
         rounded: whether pixel values are whole numbers."""
+        first = 1 if experiment.scan is None else experiment.scan.get_image_range()[0]
+        if self.format == "nxmx" and first < 1 and checks.is_rotation(experiment.scan):
+            raise Sorry(
+                f"the scan begins at image {first}, but dxtbx numbers the images of one file from "
+                "1: use output.format=cbf, or give geometry.scan.image_range"
+            )
         if self.format not in FILE_PER_IMAGE:
             return
         if not rounded and self.format != "raw":
@@ -99,8 +114,10 @@ class Form:
 NXMX = Form()
 
 
-def open_writer(form: Form, path: Path, data_set: DataSet, provenance: dict) -> ImageWriter:
-    """What writes the images of a file, or of one for each."""
+def open_writer(
+    form: Form, path: Path, data_set: DataSet, provenance: dict, maps: Sequence[str] = ()
+) -> ImageWriter:
+    """What writes the images of a file, or of one for each; maps: names of those beside them."""
     images, stills = data_set.images, data_set.stills
     models_of = None if stills is None else stills.models
     options = {"n_images": images.n_images, "provenance": provenance, "mask": images.good()}
@@ -115,6 +132,7 @@ def open_writer(form: Form, path: Path, data_set: DataSet, provenance: dict) -> 
         compression=form.compression,
         expected=not rounded,
         with_expected=form.expected,
+        maps=maps,
         crystals=images.crystals,
         spectrum=images.spectrum() if stills is None or stills.one_spectrum else None,
         **options,
