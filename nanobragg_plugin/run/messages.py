@@ -18,6 +18,9 @@ from nanobragg_plugin.adapters.checks import one_line
 #: What torch says where an array does not fit into memory: on the CPU, on a GPU.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
+#: Characters of what others say: a value that is refused may be of any length.
+LONGEST = 1000
+
 #: Where HDF5 says why it failed to write.
 HDF5_FAILURE = re.compile(r"errno = \d+, error message = '([^']+)'")
 
@@ -68,8 +71,9 @@ def of_phil() -> Iterator[None]:
     try:
         yield
     except Sorry as error:
-        raise Sorry(one_line(error)) from None
+        raise Sorry(one_line(error)[:LONGEST]) from None
     except (
+        ArithmeticError,
         RuntimeError,
         ValueError,
         TypeError,
@@ -77,7 +81,7 @@ def of_phil() -> Iterator[None]:
         AttributeError,
         AssertionError,
     ) as error:
-        raise Sorry(f"the parameters cannot be read: {one_line(error)}") from None
+        raise Sorry(f"the parameters cannot be read: {one_line(error)[:LONGEST]}") from None
 
 
 def _reason(error: OSError | RuntimeError) -> str | None:
