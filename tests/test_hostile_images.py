@@ -37,6 +37,7 @@ from nanobragg_plugin.format.smv_writer import SmvWriter
 #: Storage of a data set in another file.
 EXTERNAL = ("/etc/passwd", 0, h5py.h5f.UNLIMITED)
 DATA, GROUP = "/entry/data/data", "/entry/nanobragg"
+MAPS = f"{GROUP}/maps"
 
 
 def write(path: Path, seed: int = 0) -> Path:
@@ -363,6 +364,8 @@ LARGE = {
     "of one dimension": (declared(DATA, (3,)), "not those of its detector"),
     "a group": (lambda h: (h.__delitem__(DATA), h.create_group(DATA)), "not those of its"),
     "chunks": (declared(DATA, (3, 9, 9), chunks=(2**20, 2**8, 1), maxshape=(None,) * 3), "too"),
+    "pixels one by one": (declared(DATA, (3, 999, 999), chunks=(3, 1, 1)), "chunks of"),
+    "a map": (declared(f"{MAPS}/hkl", (3, 10**5, 10**5, 3), chunks=(1, 9, 9, 3)), "too many"),
     "a table": (declared("/entry/sample/x", (10**6, 10**5)), "too many"),
     "a packed table": (declared("/entry/sample/x", (10**3,), compression="gzip"), "packed"),
     "another filter": (declared(DATA, (3, 9, 9), compression="lzf"), "packed as none"),
@@ -400,16 +403,18 @@ def test_a_bomb_in_a_chunk(nxs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is longer than its pixels" in refused(nxs)
 
 
-def test_a_bomb_as_long_as_the_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a large image, whose chunk may be long, what it unpacks to is measured."""
+@pytest.mark.parametrize("of_pixel", [(), (3,)])
+def test_a_bomb_as_long_as_the_chunk(
+    of_pixel: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large image, or map, whose chunk may be long, what it unpacks to is measured."""
     monkeypatch.setattr(nxmx_guard, "MAX_FRAME", 1 << 17)
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as handle:
-        data = handle.create_dataset(
-            "d", (2, 100, 100), "i4", chunks=(1, 100, 100), compression="gzip"
-        )
-        data[1] = np.random.default_rng(0).integers(0, 1 << 30, (100, 100))
-        data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(39_000_000), 9))
+        shape = (100, 100, *of_pixel)
+        data = handle.create_dataset("d", (2, *shape), "i4", chunks=(1, *shape), compression="gzip")
+        data[1] = np.random.default_rng(0).integers(0, 1 << 30, shape)
+        data.id.write_direct_chunk((0,) * len(data.shape), zlib.compress(bytes(39_000_000), 9))
         nxmx_guard.check_frame(data, 1, path)
         with pytest.raises(Sorry, match="unpacks to more than its pixels"):
             nxmx_guard.check_frame(data, 0, path)

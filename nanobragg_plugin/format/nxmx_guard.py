@@ -24,6 +24,8 @@ MAX_OBJECTS = 50_000
 MAX_FRAME = 1 << 29
 #: Bytes of any other data set, and of the models as JSON.
 MAX_OTHER, MAX_JSON = 1 << 26, 1 << 25
+#: Chunks of an image, or of any other data set: ours have one for each panel.
+MAX_CHUNKS = 10_000
 #: deflate's best: bytes that one byte becomes (https://zlib.net/zlib_tech.html).
 MOST_INFLATED = 1032
 #: What there is of every pixel of every image, and in `_MAPS` more of it; what a mask is called.
@@ -156,10 +158,13 @@ def _check_size(name: str, item: h5py.Dataset, path: str | Path) -> None:
     if item.shape is None:
         return
     size, frame = item.dtype.itemsize, item.shape[1:] if len(item.shape) > 2 else item.shape
-    bytes_of = [frame if pixels else item.shape, item.chunks or ()]
-    for shape, limit in zip(bytes_of, (MAX_FRAME if pixels else MAX_OTHER, MAX_FRAME)):
+    shapes = [frame if pixels else item.shape, item.chunks or ()]
+    for shape, limit in zip(shapes, (MAX_FRAME if pixels else MAX_OTHER, MAX_FRAME)):
         if size * math.prod(shape) > limit:
             raise Sorry(f"{path}: {name[:200]} has {item.shape} values of {size} bytes: too many")
+    edges = zip(reversed(shapes[0]), reversed(item.chunks or shapes[0]))
+    if math.prod(-(-length // max(1, edge)) for length, edge in edges) > MAX_CHUNKS:
+        raise Sorry(f"{path}: {name[:200]} is in chunks of {item.chunks} values: too small")
 
 
 def _is_of_pixels(name: str) -> bool:

@@ -32,7 +32,7 @@ SHARE = 0.8
 BASE_BYTES, COMPILED_BYTES, PIXEL_BYTES, THREAD_BYTES = 60e6, 150e6, 60, 40e6
 #: Bytes on disk of a pixel, at least: gzip makes next to nothing of empty pixels.
 LEAST_BYTES = {"nxmx": 0.005, "cbf": 1.0, "smv": 2.0, "raw": 4.0}
-#: Seconds that processes take to begin: imports, planning (measured, two at once on a busy machine).
+#: Seconds that processes take to begin: imports, planning (two at once on a busy machine).
 START_S = 20.0
 
 
