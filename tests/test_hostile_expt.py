@@ -129,6 +129,7 @@ def test_lists_that_are_large_deep_or_endless(tmp_cwd: Path) -> None:
         "1000 experiments": json.dumps({**content, "experiment": content["experiment"] * 1000}),
     }
     found = dict(zip(texts, hostile.assert_well(write(list(texts.values())), tmp_cwd)))
+    assert "A_at_scan_points of crystal 0 has 1000000 points" in found["10^6 scan points"][0]
     for name in ("a scan of 10^9 images", "of 10^18", "a model in a pipe", "a model in a device"):
         assert found[name][0].startswith("Sorry: "), (name, found[name])
     assert max(seconds for _, seconds in found.values()) < hostile.SECONDS

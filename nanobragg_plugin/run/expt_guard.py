@@ -14,6 +14,9 @@ from nanobragg_plugin.format.nxmx_models import check_scan
 
 #: Bytes; 100 000 stills are some 100 MB.
 MAX_BYTES = 1 << 30
+#: Scan points of a model that are looked at whether there are images for them or not: beyond,
+#: dxtbx takes a minute for a million.
+FEW_POINTS = 1000
 
 
 def check_file(name: str) -> None:
@@ -26,13 +29,25 @@ def check_file(name: str) -> None:
         content = json.loads(read_text(name, "an experiment list", MAX_BYTES))
     except (OSError, ValueError, RecursionError, Sorry):
         return
+    longest = FEW_POINTS
     for number, scan in enumerate(_dictionaries(content, "scan")):
         try:
             if scan.get("image_range") is not None:
                 check_scan(scan)
+                first, last = map(int, scan["image_range"])
+                longest = max(longest, last - first + 2)
         except (ValueError, TypeError, OverflowError):
             shown = " ".join(str(scan["image_range"]).split())[:60]
             raise Sorry(f"{name}: the image_range of scan {number} is {shown}; mend it") from None
+    for model in MODELS:
+        for number, of_model in enumerate(_dictionaries(content, model)):
+            for key, points in of_model.items():
+                if key.endswith("_scan_points") and isinstance(points, list):
+                    if len(points) > longest:
+                        raise Sorry(
+                            f"{name}: {key} of {model} {number} has {len(points)} points, more "
+                            "than any of its scans has images; mend it"
+                        )
     for number, experiment in enumerate(_dictionaries(content, "experiment")):
         for model in (*MODELS, "imageset", "profile", "scaling_model"):
             if isinstance(experiment.get(model), str):
