@@ -166,7 +166,7 @@ def test_what_is_refused(tmp_cwd: Path) -> None:
         (["curves=phistep"], "curves=phistep: choose from pixels, phisteps, "),
         (["curves=,"], "curves names nothing: choose from pixels, "),
         (["curves=all", "cases=B9"], "cases=B9: choose from B1, "),
-        (["curves=all", "nanobragg_c=x"], "nanobragg_c: it is timed beside cases, not curves"),
+        (["curves=all", "nanobragg_c=x"], "nanobragg_c: it is timed beside cases alone"),
         (
             ["curves=pixels", "small=1e-6", "threads=1", "compile=never"],
             "pixels=26244: no photon falls on the part of the detector that small=1e-06 leaves",

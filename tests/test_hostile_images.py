@@ -415,9 +415,9 @@ def test_a_bomb_as_long_as_the_chunk(
         data = handle.create_dataset("d", (2, *shape), "i4", chunks=(1, *shape), compression="gzip")
         data[1] = np.random.default_rng(0).integers(0, 1 << 30, shape)
         data.id.write_direct_chunk((0,) * len(data.shape), zlib.compress(bytes(39_000_000), 9))
-        nxmx_guard.check_frame(data, 1, path)
+        nxmx_guard.Frames(path).check(data, 1)
         with pytest.raises(Sorry, match="unpacks to more than its pixels"):
-            nxmx_guard.check_frame(data, 0, path)
+            nxmx_guard.Frames(path).check(data, 0)
 
 
 # ---- CBF and SMV: the models packed in a header

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,22 @@ def test_processes_threads_and_parts_make_the_same(expt: str) -> None:
         sim.simulate(expt, *more, *change, f"output.prefix={prefix}")
         assert everything(prefix) == one
     torch.set_num_threads(1)
+
+
+def test_timings(expt: str) -> None:
+    """Of every part: its times are within the run's, and the process is one that did it."""
+    before = time.time()
+    sim.simulate(expt, *sim.QUICK, "mp.nproc=2", "output.timings=t.json")
+    found = json.loads(Path("t.json").read_text())
+    assert before < found["began"] < found["ended"] < time.time()
+    parts = found["parts"]
+    images = [(one["file"], i) for one in parts for i in range(one["first"], one["last"] + 1)]
+    assert images == [(file, i) for file in (1, 2) for i in range(1, 31)]
+    assert len({one["process"] for one in parts}) == 3  # the first image is the command's own
+    for one in parts:
+        assert found["began"] < one["began"] < one["began"] + one["seconds"] < found["ended"]
+        assert 0 < one["simulating"] < one["seconds"]
+        assert 0 < one["resident"] <= one["peak"] and one["bytes"] > 0 and one["open_files"] > 0
 
 
 def test_large_images_do_not_depend_on_threads(tmp_cwd: Path) -> None:

@@ -40,4 +40,4 @@ def test_killed_at_random_moments(kills: int, more: tuple[str, ...], tmp_cwd: Pa
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["found"] == [] and result["killed"] >= kills and result["runs"] > 1
+    assert result["found"] == [] and result["killed"] >= kills and result["runs"] >= 1

@@ -466,6 +466,7 @@ ACTS = {
     "output.truth": Act("output.truth=True", "files"),
     "output.overwrite": Act("output.overwrite=True", "allowed", base=("output.log=simulated.txt",)),
     "output.preview": Act("output.preview=other.png", "files"),
+    "output.timings": Act("output.timings=other.json", "files"),
     "output.compression": Act("output.compression=none", "storage"),
     "output.format": Act("output.format=raw", "files"),
     "output.joined": Act("output.joined=False", "files"),

@@ -15,6 +15,8 @@ Examples::
   nanobragg.benchmark curves=phisteps,domains threads=1
 
   nanobragg.benchmark device=cuda cases=B1,production
+
+  nanobragg.benchmark data_set_images=1000 processes=1,2 small=0.04
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from nanobragg_plugin.adapters.phil_values import check_values, positive, word
 from nanobragg_plugin.run import (
     benchmark,
     benchmark_curves,
+    benchmark_data_sets,
     benchmark_report,
     messages,
     outputs,
@@ -80,10 +83,22 @@ def _run(args: list[str]) -> None:
         for record in benchmark_curves.measure(curves, settings, say):
             found_curves.append(record)
             print(benchmark_curves.block(record), flush=True)
+        found_sets = data_sets(params, settings)
     if params.json:
         chosen = {name: getattr(params, name) for name in REPEATED}
         content = {"machine": about, "settings": chosen, "cases": found, "curves": found_curves}
+        content["data_sets"] = found_sets
         provenance.write_json(params.json, {"program": "nanobragg.benchmark", **content})
+
+
+def data_sets(params: Any, settings: benchmark.Settings) -> list[dict[str, Any]]:
+    """The records of data sets, which are printed."""
+    if params.data_set_images is None:
+        return []
+    numbers = sorted(set(params.processes or [1, benchmark_report.usable_cores()]))
+    chosen = {**settings.options, "nthreads": "1", "device": settings.device}
+    of = params.data_set_images, numbers, settings.small, chosen, settings.folder
+    return benchmark_data_sets.report(benchmark_data_sets.measure(*of, say), params.plan)
 
 
 def parameters(args: list[str]) -> Any:
@@ -135,13 +150,13 @@ def settings_of(params: Any, folder: Path, device: torch.device) -> benchmark.Se
 
 
 def cases_of(params: Any) -> tuple[str, ...]:
-    """The cases that are asked for; where none are named all, or with curves none."""
+    """The cases that are asked for; where none are named all, or with curves or data sets none."""
     if params.cases is not None:
         return tuple(check_names(params.cases, NAMES, "cases"))
-    if params.curves is None:
+    if params.curves is None and params.data_set_images is None:
         return NAMES
     if params.nanobragg_c:
-        raise Sorry("nanobragg_c: it is timed beside cases, not curves; name some, as cases=B1")
+        raise Sorry("nanobragg_c: it is timed beside cases alone; name some, as cases=B1")
     return ()
 
 

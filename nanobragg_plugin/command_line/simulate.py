@@ -126,6 +126,8 @@ def simulate(params, listed, files, inputs) -> None:
         going.name_files()
         truths = going.truths() if files.truth else []
         write_others(sets, truths, record, form, files)
+        if files.timings:
+            provenance.write_json(files.timings, going.timings())
         going.folder.remove()
 
 

@@ -18,7 +18,7 @@ from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.constants import EV_ANGSTROM
-from nanobragg_plugin.format.nxmx_guard import check_file, check_frame
+from nanobragg_plugin.format.nxmx_guard import Frames, check_file
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS, find_group, read_group
 from nanobragg_plugin.format.nxmx_pixels import DATA, lost_parts
@@ -44,6 +44,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
     def _start(self):
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             check_file(handle, self._image_file)
+        self._frames = Frames(self._image_file)
         super()._start()
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             self._models, self._provenance = read_group(handle, self._image_file)
@@ -67,7 +68,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
     def get_raw_data(self, index):
         """As the stock class, after a look at how large the image really is."""
         with h5py.File(self._image_file, "r", swmr=True) as handle:
-            check_frame(handle[DATA], index, self._image_file)
+            self._frames.check(handle[DATA], index)
         return super().get_raw_data(index)
 
     def _beam(self, index=None):
@@ -107,7 +108,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             if EXPECTED not in handle:
                 return None
-            check_frame(handle[EXPECTED], index, self._image_file)
+            self._frames.check(handle[EXPECTED], index)
             frame = handle[EXPECTED][index]
         layout = FrameLayout.of(self._models.detector)
         return tuple(flumpy.from_numpy(panel) for panel in layout.cut(frame))
@@ -119,7 +120,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             maps = handle[MAPS] if MAPS in handle else {}
             for name in maps:
-                check_frame(maps[name], index, self._image_file)
+                self._frames.check(maps[name], index)
             return {name: tuple(layout.cut(maps[name][index])) for name in maps}
 
     @classmethod

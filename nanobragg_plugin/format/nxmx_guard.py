@@ -12,6 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,33 +56,99 @@ def check_file(handle: h5py.File, path: str | Path) -> None:
             raise Sorry(f"{path}: {name} has its values in another file: it is not ours")
         _check_size(name, item, path)
         if item.is_virtual:
-            for source in item.virtual_sources():
-                _check_part(source, name, path)
+            _check_parts(item, name, path)
         elif MASK in name and item.shape:
             check_chunks(item, (), path)
 
 
-def check_frame(data: h5py.Dataset, index: int, path: str | Path) -> None:
-    """`Sorry` where an image of a data set would unpack to more than it is; `check_file` passed."""
-    if not data.is_virtual:
-        check_chunks(data, (index,), path)
-        return
-    for source in data.virtual_sources():
-        first, last = _images_of(source.vspace, data.shape[0])
-        part = Path(path).parent / source.file_name
-        if first <= index <= last and part.is_file():
-            with h5py.File(part, "r", swmr=True) as handle:
-                theirs = handle[source.dset_name]
-                begin = _images_of(source.src_space, theirs.shape[0])[0]
-                check_chunks(theirs, (begin + index - first,), part)
+class Frames:
+    """Looks at the images of a file, which `check_file` passed, before they are read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._parts: dict[str, list[_Part]] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def check(self, data: h5py.Dataset, index: int) -> None:
+        """`Sorry` where an image of a data set would unpack to more than it is, or lies in a part
+        that is not plain; a part that is not there is left to the reader."""
+        if not data.is_virtual:
+            check_chunks(data, (index,), self._path)
+            return
+        if data.name not in self._parts:
+            sources = data.virtual_sources()
+            self._parts[data.name] = [_part(one, data, self._path) for one in sources]
+        for part in self._parts[data.name]:
+            path = self._path.with_name(part.file)
+            if part.first <= index <= part.last and path.is_file():
+                with h5py.File(path, "r", swmr=True) as handle:
+                    theirs = self._plain(handle, part, data)
+                    check_chunks(theirs, (part.begin + index - part.first,), path)
+
+    def _plain(self, handle: h5py.File, part: _Part, data: h5py.Dataset) -> h5py.Dataset:
+        """The data set of a part; `Sorry` unless it is one that has all it has in itself."""
+        if (part.file, part.name) in self._seen:
+            return handle[part.name]
+        path, item = f"{part.file}, a part of {self._path},", handle
+        for one in part.name.strip("/").split("/"):
+            item = member(item, one)
+        if not isinstance(item, h5py.Dataset):
+            raise Sorry(f"{path} has no data set {part.name[:200]!r}")
+        if item.external or item.is_virtual:
+            raise Sorry(f"{path} has its values in another file")
+        _check_size(data.name, item, path)
+        if item.shape[1:] != data.shape[1:] or item.shape[0] <= part.begin + part.last - part.first:
+            raise Sorry(f"{path} has images of {item.shape}, the file of {data.shape}")
+        self._seen.add((part.file, part.name))
+        return item
 
 
-def _images_of(space: Any, number: int) -> tuple[int, int]:
-    """The first and last image that a selection of an HDF5 data space has."""
+@dataclass(frozen=True)
+class _Part:
+    """Images first to last of a virtual data set: those from `begin` on of data set `name` of a
+    file beside it."""
+
+    first: int
+    last: int
+    begin: int
+    file: str
+    name: str
+
+
+def _part(source: Any, data: h5py.Dataset, path: str | Path) -> _Part:
+    """A part of a virtual data set; `Sorry` unless it is in a file beside this one, and is of whole
+    images, one after the other."""
+    file = source.file_name
+    plain = file == Path(file).name and "%" not in file
+    if not plain or file in ("..", Path(path).name):
+        raise Sorry(
+            f"{path}: a part of {data.name} is in {file[:200]!r}: only files beside this one "
+            "are read"
+        )
+    ours, theirs = _images_of(source.vspace), _images_of(source.src_space)
+    frame = tuple(edge - 1 for edge in data.shape[1:])
+    number = None if ours is None else ours[1] - ours[0]
+    if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+        theirs = (0, number, frame)
+    if ours is None or theirs is None or ours[2] != frame or theirs[1] - theirs[0] != number:
+        raise Sorry(f"{path}: a part of {data.name}, in {file[:200]!r}, is not of whole images")
+    return _Part(ours[0], ours[1], theirs[0], file, source.dset_name)
+
+
+def _images_of(space: Any) -> tuple[int, int, tuple[int, ...]] | None:
+    """The first and last image that a selection has, and where in each image it ends; None if it
+    has holes, or does not begin where each image does."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
-        return 0, number - 1
+        return (
+            (0, space.shape[0] - 1, tuple(n - 1 for n in space.shape[1:])) if space.shape else None
+        )
+    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
+        return None
     low, high = space.get_select_bounds()
-    return low[0], high[0]
+    number = math.prod(end - begin + 1 for begin, end in zip(low, high))
+    if any(low[1:]) or space.get_select_npoints() != number:
+        return None
+    return low[0], high[0], tuple(high[1:])
 
 
 def check_chunks(data: h5py.Dataset, at: tuple[int, ...], path: str | Path) -> None:
@@ -172,27 +239,11 @@ def _is_of_pixels(name: str) -> bool:
     return name in PIXELS or name.startswith(_MAPS)
 
 
-def _check_part(source: Any, name: str, path: str | Path) -> None:
-    """`Sorry` unless a part of a virtual data set is in a file beside this one, and plain there."""
+def _check_parts(item: h5py.Dataset, name: str, path: str | Path) -> None:
+    """`Sorry` unless a virtual data set is of images that lie in files beside this one."""
     if not _is_of_pixels(name):
         raise Sorry(f"{path}: {name} is made of parts, which only pixels are")
-    plain = source.file_name == Path(source.file_name).name and "%" not in source.file_name
-    if not plain or source.file_name in ("..", Path(path).name):
-        raise Sorry(
-            f"{path}: a part of {name} is in {source.file_name[:200]!r}: only files beside this "
-            "one are read"
-        )
-    part = Path(path).parent / source.file_name
-    if not part.exists():
-        return  # its images will be missing
-    if not part.is_file():
-        raise Sorry(f"{part}, a part of {path}, is no file")
-    with h5py.File(part, "r", swmr=True) as handle:
-        item: Any = handle
-        for one in source.dset_name.strip("/").split("/"):
-            item = member(item, one)
-        if not isinstance(item, h5py.Dataset):
-            raise Sorry(f"{part}, a part of {path}, has no data set {source.dset_name[:200]!r}")
-        if item.external or item.is_virtual:
-            raise Sorry(f"{part}, a part of {path}, has its values in another file")
-        _check_size(name, item, part)
+    for source in item.virtual_sources():
+        part = Path(path).with_name(_part(source, item, path).file)
+        if part.exists() and not part.is_file():
+            raise Sorry(f"{part}, a part of {path}, is no file")

@@ -27,7 +27,10 @@ ELSEWHERE = (
     "input.",
     "mp.",
     "compute.nthreads",
-    *(f"output.{name}" for name in ("overwrite", "log", "preview", "experiments", "provenance")),
+    *(
+        f"output.{name}"
+        for name in ("overwrite", "log", "preview", "experiments", "provenance", "timings")
+    ),
     "output.joined",
 )
 

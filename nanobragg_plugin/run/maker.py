@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -43,40 +44,46 @@ class Maker:
 
     def make(self, part: Part, progress: Callable[[], None] = lambda: None) -> None:
         """Make a part, whole, in the job's folder; progress: called after each image."""
-        start, folder = time.perf_counter(), self.job.folder
+        began, start, folder = time.time(), time.perf_counter(), self.job.folder
         try:
-            files, brightest = self._images(part, progress)
+            files, found = self._images(part, progress)
         except Sorry as error:
             home = folder.parent
             there = "" if home == Path.cwd() else f"{home}{os.sep}"
             raise Sorry(str(error).replace(f"{folder}{os.sep}", there)) from error
         facts = {
+            **found,
+            "process": f"{platform.node()}:{os.getpid()}",
+            "began": began,
             "seconds": time.perf_counter() - start,
             "bytes": sum(path.stat().st_size for path in files),
             "peak": resources.peak(),
-            "brightest": brightest,
+            "resident": resources.resident(),
+            "open_files": resources.open_files(),
         }
         commit(folder, part, files, self.job.fingerprint, facts)
 
-    def _images(self, part: Part, progress: Callable[[], None]) -> tuple[list[Path], float]:
-        """The files of a part, whole; photons of its brightest pixel."""
+    def _images(self, part: Part, progress: Callable[[], None]) -> tuple[list[Path], dict]:
+        """The files of a part, whole; photons of its brightest pixel, and seconds it simulated."""
         job, images = self.job, self.sets[part.file].images
         maps, counter = self._maps[part.file], self._counters[part.file]
-        counted, brightest = [], 0.0
+        counted, brightest, simulating = [], 0.0, 0.0
         with self._writer(part, maps.names if maps else ()) as (writer, files):
             for index in range(part.first, part.end):
+                start = time.perf_counter()
                 expected = images.expected(index)
                 values = images.values(index, expected)
+                brightest = max(brightest, *(float(image.max()) for image in expected))
+                simulating += time.perf_counter() - start
                 kept = [image.cpu().numpy() for image in expected] if job.form.expected else None
                 writer.write(index, values, kept, maps.of(index) if maps else None)
                 if counter is not None:
                     counted.append(counter.count(index))
-                brightest = max(brightest, *(float(image.max()) for image in expected))
                 progress()
         if counter is not None:
             files = [*files, job.folder / part.truth]
             write_counted(files[-1], counted)
-        return files, brightest
+        return files, {"brightest": brightest, "simulating": simulating}
 
     @contextlib.contextmanager
     def _writer(self, part: Part, maps: Sequence[str]) -> Iterator[tuple[Any, list[Path]]]:

@@ -65,6 +65,7 @@ class Outputs:
     provenance: Path
     preview: Path | None
     truth: tuple[Path, Path] | None = None
+    timings: Path | None = None
 
     @classmethod
     def of(cls, params: Any, n_sweeps: int) -> Outputs:
@@ -85,13 +86,14 @@ class Outputs:
             Path(params.provenance or f"{prefix}.provenance.json"),
             Path(params.preview) if params.preview else None,
             (Path(f"{prefix}.truth.refl"), Path(f"{prefix}.truth.mtz")) if params.truth else None,
+            Path(params.timings) if params.timings else None,
         )
 
     def check(self, params: Any, inputs: Iterable[str]) -> None:
         """`Sorry` unless all of them, and the log of the extracted `output` scope, can be written,
         under different names, over no input. The log replaces an older one, as in DIALS."""
         files = [*self.images, self.experiments, self.provenance]
-        files += [self.preview] if self.preview else []
+        files += [path for path in (self.preview, self.timings) if path]
         files += self.truth or []
         log = [Path(params.log)] if params.log else []
         names = [path.resolve() for path in [*files, *log]]
@@ -117,7 +119,8 @@ class Outputs:
         """`Sorry` unless the files of all images can be written, where there is one for each; a
         warning where more of their name are there, which would pass for images of this run."""
         files, read = list(files), {Path(name).resolve() for name in inputs}
-        others = [self.experiments, self.provenance, *([self.preview] if self.preview else [])]
+        others = [self.experiments, self.provenance]
+        others += [path for path in (self.preview, self.timings) if path]
         taken = {path.resolve() for path in [*others, *([Path(params.log)] if params.log else [])]}
         for path in files:
             if path.resolve() in read:

@@ -25,7 +25,7 @@ from libtbx.utils import Sorry
 logger = logging.getLogger("dials.nanobragg_plugin.run.parts")
 
 #: Images of a part at most, and parts that a run is to have at least.
-MOST_IMAGES, LEAST_PARTS = 64, 200
+MOST_IMAGES, LEAST_PARTS = 64, 4000
 RUN, MOVING, LOCK = "run.json", "moving.json", "lock"
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ logger = logging.getLogger("dials.nanobragg_plugin.run.schedule")
 @dataclass
 class Run:
     """A run in its folder. sets: what this process planned; joined: whether NXmx files hold their
-    images themselves."""
+    images themselves; began: seconds since 1970."""
 
     job: Job
     sets: Sequence[DataSet]
     parts: Sequence[Part]
     folder: Folder
     joined: bool = True
+    began: float = field(default_factory=time.time)
 
     def todo(self) -> list[Part]:
         """The parts that are not done."""
@@ -60,6 +61,14 @@ class Run:
         for part in these:
             maker.make(part, progress)
             self.folder.done(part)
+
+    def timings(self) -> dict[str, Any]:
+        """When and by whom each part was made, for `output.timings`."""
+        of_parts = []
+        for part in self.parts:
+            where = {"file": part.file + 1, "first": part.first + 1, "last": part.end}
+            of_parts.append({**where, **self.folder.facts(part)})
+        return {"began": self.began, "ended": time.time(), "parts": of_parts}
 
     def name_files(self) -> None:
         """Put the files together, and give all their names."""
@@ -132,11 +141,13 @@ def opened(
 
 def refuse_crew(params: Any) -> None:
     """`Sorry` for processes where there is nothing to simulate."""
-    for name, default in (("nproc", Auto), ("scheduler", None), ("memory_gb", Auto)):
-        value = getattr(params.mp, name)
+    defaults = {"mp.nproc": Auto, "mp.scheduler": None, "mp.memory_gb": Auto}
+    for name, default in {**defaults, "output.timings": None}.items():
+        scope, _, own = name.partition(".")
+        value = getattr(getattr(params, scope), own)
         if value is not default:
             text = f"{value:g}" if isinstance(value, float) else value
-            raise Sorry(f"mp.{name}={text} does nothing for output.format=live: leave it away")
+            raise Sorry(f"{name}={text} does nothing for output.format=live: leave it away")
 
 
 def make(run: Run) -> None:
