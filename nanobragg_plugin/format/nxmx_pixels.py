@@ -15,6 +15,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.format.ballast import Ballast
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS
 from nanobragg_plugin.format.nxmx_tree import FrameLayout
 
@@ -51,6 +52,10 @@ class Pixels:
         if expected:
             self.layers.append(Layer(EXPECTED, np.dtype("float32"), (), ("units", "photons")))
         self.layers += [_map(name) for name in maps]
+
+    def chunks(self, n_images: int) -> int:
+        """Those of so many images, in all data sets."""
+        return n_images * len(self.layers) * len(self.layout.sizes)
 
     def create(self, handle: h5py.File, n_images: int) -> dict[str, h5py.Dataset]:
         """Empty data sets of so many images, by their paths."""
@@ -129,6 +134,7 @@ class PartWriter:
 
     def __init__(self, path, pixels: Pixels, first: int, end: int, name) -> None:
         self._pixels, self._first, self._name = pixels, first, name
+        self._ballast = Ballast(Path(path).parent, pixels.chunks(end - first), name)
         self._file = h5py.File(path, "x")
         self._made = pixels.create(self._file, end - first)
 
@@ -141,6 +147,7 @@ class PartWriter:
         return self
 
     def __exit__(self, exc_type, exc_value, traceback) -> None:
+        self._ballast.release()
         try:
             self._file.close()
         except BaseException:

@@ -15,6 +15,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.format.ballast import Ballast
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
 from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
 from nanobragg_plugin.format.nxmx_pixels import Pixels, place_of
@@ -78,7 +79,10 @@ class NXmxWriter:
             f".{self._path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
         )
         self._file = _create(self._path, self._temporary)
+        self._ballast = None
+        chunks = self._pixels.chunks(self._n_images)
         try:
+            self._ballast = Ballast(self._path.parent, chunks, self._path)
             rotation = lab_rotation(experiment.beam)
             write_tree(self._file, experiment, self._n_images, rotation, spectrum)
             content = "expected photons" if expected else "counts"
@@ -141,6 +145,7 @@ class NXmxWriter:
                 f"{self._path} was not written: {len(missing)} of its {self._n_images} images "
                 f"are missing, the first of them image {missing[0] + 1}"
             )
+        self._ballast.release()
         try:
             self._file.close()
             os.replace(self._temporary, self._path)
@@ -155,6 +160,8 @@ class NXmxWriter:
         if self._file is None:
             return
         handle, self._file = self._file, None
+        if self._ballast is not None:
+            self._ballast.release()
         try:
             handle.close()
         finally:
