@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from libtbx import Auto
@@ -20,6 +20,9 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.run.data_sets import DataSet
 from nanobragg_plugin.run.writers import Form
+
+if TYPE_CHECKING:
+    from nanobragg_plugin.run.job import Job
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.resources")
 
@@ -30,6 +33,8 @@ SHARE = 0.8
 #: what is compiled, a pixel of an image (of which some is kept for the next), a thread. Measured
 #: within 15 % with torch 2.13, on 1 to 6 million pixels.
 BASE_BYTES, COMPILED_BYTES, PIXEL_BYTES, THREAD_BYTES = 60e6, 150e6, 60, 40e6
+#: And of a pixel what true reflections, maps and a point spread take.
+TRUTH_BYTES, MAP_BYTES, SPREAD_BYTES = 190, 90, 60
 #: Bytes on disk of a pixel, at least: gzip makes next to nothing of empty pixels.
 LEAST_BYTES = {"nxmx": 0.005, "cbf": 1.0, "smv": 2.0, "raw": 4.0}
 #: Seconds that processes take to begin: imports, planning (two at once on a busy machine).
@@ -112,11 +117,16 @@ def memory_bound(mp: Any) -> tuple[float, str] | None:
     return SHARE * (free + resident()), f"{100 * SHARE:.0f} % of what is free"
 
 
-def memory_of(sets: Sequence[DataSet], compiled: bool, threads: int) -> float:
+def memory_of(sets: Sequence[DataSet], made: Job, threads: int) -> float:
     """Bytes of a process that simulates these, as far as can be known before it does; called in one
     that has planned them."""
-    pixels = max(_pixels(one) for one in sets)
-    more = BASE_BYTES + PIXEL_BYTES * pixels + THREAD_BYTES * threads
+    a_pixel = PIXEL_BYTES + TRUTH_BYTES * made.truth + MAP_BYTES * made.form.maps
+    pixels = [
+        _pixels(one) * (a_pixel + SPREAD_BYTES * (one.images.detection.response.spread is not None))
+        for one in sets
+    ]
+    compiled = any(compiled for _, compiled in made.kernels)
+    more = BASE_BYTES + max(pixels) + THREAD_BYTES * threads
     return resident() + more + COMPILED_BYTES * compiled
 
 

@@ -155,11 +155,10 @@ def make(run: Run) -> None:
     todo, params = run.todo(), run.job.params
     if not todo:
         return
-    compiled = any(compiled for _, compiled in run.job.kernels)
     given = params.compute.nthreads
     threads = torch.get_num_threads() if given is Auto else given
     bound = resources.memory_bound(params.mp)
-    estimate = resources.memory_of(run.sets, compiled, threads)
+    estimate = resources.memory_of(run.sets, run.job, threads)
     resources.check_memory(estimate, bound)
     least = resources.least_bytes(run.sets, run.job.form) * len(todo) / len(run.parts)
     resources.check_disk(least, run.folder.home, "the images")
@@ -187,6 +186,7 @@ def _make_the_rest(run: Run, todo: list[Part], estimate: float, client: Any, bar
     params, facts = run.job.params, run.folder.facts(run.parts[0])
     images = sum(map(len, todo))
     peak = max(facts["peak"], 0.5 * estimate)
+    resources.check_memory(peak, resources.memory_bound(params.mp))
     crew = Crew() if client else resources.crew(params, images, facts["seconds"], peak)
     on_disk = facts["bytes"] * (images + (run.images if run.joined else 0))
     logger.info(
