@@ -298,7 +298,7 @@ def test_memory_that_may_not_be_taken(expt: str) -> None:
 
 def test_memory_that_the_first_image_takes(expt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than was estimated: no second one is begun, the first is kept."""
-    monkeypatch.setattr(resources, "memory_of", lambda *given: 0.0)
+    monkeypatch.setattr(resources, "memory_of", lambda *given: 1e6)
     said = "this needs about .* and may take 0.05 .mp.memory_gb=0.05"
     with pytest.raises(Sorry, match=said):
         sim.simulate(expt, *sim.QUICK, "mp.memory_gb=0.05", "mp.nproc=1")
