@@ -16,7 +16,7 @@ from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.live_paths import Trusted
-from nanobragg_plugin.adapters.load import LOOKUPS
+from nanobragg_plugin.adapters.load import LOOKUPS, check_lookups
 
 #: Bytes of an experiment list, images of a scan, and pixels of a detector.
 MAX_BYTES, MAX_IMAGES, MAX_PIXELS = 1 << 26, 1_000_000, 4 * 10**8
@@ -70,6 +70,7 @@ def _of_json(content: Any, path: str, trusted: Trusted, name: str) -> tuple[Expe
     for detector in models["detector"]:
         sizes = [panel["image_size"] for panel in detector["panels"]]
         _limit(sum(fast * slow for fast, slow in sizes), MAX_PIXELS, "pixels", name)
+    check_lookups({"imageset": imagesets}, os.path.dirname(path))
     _without_scan(experiments, imagesets)
     clean = {"__id__": "ExperimentList", "experiment": experiments, "imageset": imagesets, **models}
     folder = os.path.dirname(path)

@@ -1,0 +1,439 @@
+# ruff: noqa: E402
+"""What newer versions of dxtbx do differently, with classes that follow their sources
+(`newer_dxtbx`) in the place of those that are installed."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("dials")
+
+import newer_dxtbx as newer
+import simulate_helpers as sim
+from dxtbx.format.FormatNXmx import FormatNXmx
+from dxtbx.model import Beam, MultiAxisGoniometer, Scan
+from dxtbx.model import experiment_list as theirs
+from libtbx.phil import parse
+from libtbx.utils import Sorry
+from scitbx.array_family import flex
+
+from nanobragg_plugin.adapters import beam_spectrum as spectra
+from nanobragg_plugin.adapters import compared_files, dxtbx_versions, fluence, geometry_phil
+from nanobragg_plugin.adapters import models as adapters
+from nanobragg_plugin.adapters import params as adapt
+from nanobragg_plugin.adapters.compared_tables import d_of_places
+from nanobragg_plugin.compare import models as compared
+from nanobragg_plugin.format import nxmx_models, nxmx_tree
+from nanobragg_plugin.format.FormatNXmxNanoBragg import FormatNXmxNanoBragg
+from nanobragg_plugin.format.FormatSMVNanoBragg import FormatSMVNanoBragg
+from nanobragg_plugin.format.image_files import NUMBER, image_path, times_of_image
+from nanobragg_plugin.format.nxmx_writer import NXmxWriter
+from nanobragg_plugin.format.smv_writer import SmvWriter
+from nanobragg_plugin.run import arguments, experiments, expt_guard, view_images
+
+MINIMAL = "structure_factors.default_F=1\nbeam.fluence=1\n"
+
+
+def params_of(text: str = "") -> Any:
+    return adapt.master_scope().fetch(parse(MINIMAL + text)).extract()
+
+
+# --- 3.12: the trusted range
+
+
+@pytest.mark.parametrize(
+    ("panel", "inclusive"), [(newer.InclusivePanel, True), (newer.ExclusivePanel, False)]
+)
+def test_a_trusted_range_includes_its_ends_or_not(panel, inclusive, monkeypatch):
+    monkeypatch.setattr(dxtbx_versions, "Panel", panel)
+    assert dxtbx_versions.trusted_range_is_inclusive.__wrapped__() is inclusive
+
+
+def test_a_trusted_range_that_another_dxtbx_saved(monkeypatch):
+    """Whole numbers from 0 to 9 are (-1, 10) to 3.11 and (0, 10) to 3.12, whose changelog moves the
+    lower end alone; nothing is trusted of (0, 0)."""
+    monkeypatch.setattr(dxtbx_versions, "trusted_range_is_inclusive", lambda: True)
+    assert dxtbx_versions.trusted_range_here((-1, 10), False) == [0, 10]
+    assert dxtbx_versions.trusted_range_here((0, 10), True) == [0, 10]
+    assert dxtbx_versions.trusted_range_here((0, 0), False) == [0, 0]
+    monkeypatch.setattr(dxtbx_versions, "trusted_range_is_inclusive", lambda: False)
+    assert dxtbx_versions.trusted_range_here((0, 10), True) == [-1, 10]
+
+
+def test_limits_of_an_nxmx_file(monkeypatch):
+    """3.12 to 3.28 (nexus/__init__.py) trust from underload_value to saturation_value, both
+    included; 3.11 from underload_value - 1 to saturation_value, both excluded."""
+    detector = sim.detector()
+    detector[0].set_trusted_range((0, 100))
+    for inclusive, limits in ((True, (0, 100)), (False, (1, 100))):
+        monkeypatch.setattr(dxtbx_versions, "trusted_range_is_inclusive", lambda i=inclusive: i)
+        assert nxmx_tree.trusted_limits(detector) == limits
+
+
+# --- 3.16: probes and polychromatic beams
+
+
+def polychromatic(*limits: float) -> Any:
+    kind = newer.PolychromaticBeamOfRange if limits else newer.PolychromaticBeam
+    beam = kind((0, 0.1, 1), 1.0)
+    if limits:
+        beam.set_wavelength_range(limits)
+    beam.set_flux(3e11)
+    return beam
+
+
+@pytest.mark.parametrize("limits", [(), (0.9, 1.2)])
+def test_a_polychromatic_beam_is_refused_where_one_wavelength_is_needed(limits):
+    beam = polychromatic(*limits)
+    with pytest.raises(Sorry, match="polychromatic and has no s0"):
+        adapters.beam(beam, 1.0)
+    with pytest.raises(Sorry, match="the beam of an image is polychromatic"):
+        d_of_places(sim.detector()[0], beam, np.zeros((1, 2)))
+    image = SimpleNamespace(get_detector=lambda index: None, get_beam=lambda index: beam)
+    with pytest.raises(Sorry, match="the beam of image 5 is polychromatic"):
+        view_images.Series(5, ((image, 0),), (), (), True).models(5)
+
+
+def test_a_polychromatic_beam_without_a_range_needs_a_spectrum(tmp_cwd):
+    """That of 3.16 to 3.18, which has no get_wavelength_range, and raises for the scan points."""
+    experiment = sim.sweep(beam=polychromatic())
+    with pytest.raises(Sorry, match="has no wavelength range"):
+        adapt.plan(params_of(), experiment)
+    rows = "".join(f"{energy} {share}\n" for energy, share in ((12300, 1), (12400, 2), (12500, 1)))
+    Path("s.txt").write_text(rows)
+    text = "beam.spectrum.shape=spectrum_file\nbeam.spectrum.spectrum_file=s.txt"
+    plan = adapt.plan(params_of(text), experiment)
+    beam = plan.dxtbx_experiment.beam
+    assert type(beam) is Beam and beam.get_flux() == 3e11
+    assert beam.get_wavelength() == pytest.approx(12398.42 / 12400, rel=1e-6)
+
+
+def test_a_probe_goes_with_the_beam_and_is_refused():
+    """Of neutrons: neither as a beam nor, after its spectrum is known, as a polychromatic one."""
+    neutrons = newer.BeamWithProbe((0, 0, 1), 1.0)
+    neutrons.set_probe("neutron")
+    with pytest.raises(Sorry, match="the beam's probe is neutron"):
+        adapt.plan(params_of(), sim.sweep(beam=neutrons))
+    wide, narrow = polychromatic(0.9, 1.2), newer.BeamWithProbe((0, 0, 1), 1.0)
+    wide.set_probe("electron")
+    wide.set_polarization_fraction(0.25)
+    dxtbx_versions.copy_beam(wide, narrow)
+    assert narrow.get_probe_name() == "electron" and narrow.get_flux() == 3e11
+    assert narrow.get_polarization_fraction() == 0.25 and narrow.get_wavelength() == 1.0
+    assert dxtbx_versions.probe_name(Beam((0, 0, 1), 1.0)) == "x-ray"
+
+
+def with_choices(params: Any, kind: str = "monochromatic", probe: str = "x-ray") -> Any:
+    """Parameters as beam_phil_scope of 3.16 and later makes them: with two choices more, both with
+    a default, and (3.19) a range of wavelengths."""
+    for name, value in (("type", kind), ("probe", probe), ("wavelength_range", None)):
+        params.geometry.beam.__inject__(name, value)
+    return params
+
+
+def test_choices_of_the_beam_that_nobody_made_leave_it_alone():
+    experiment = sim.sweep()
+    before = experiment.beam
+    geometry_phil.override([experiment], with_choices(params_of()).geometry)
+    assert experiment.beam is before
+    without = sim.sweep(beam=None)
+    with pytest.raises(Sorry, match="the experiment has no beam"):
+        geometry_phil.override([without], with_choices(params_of()).geometry)
+
+
+def test_choices_of_the_beam_that_are_made(monkeypatch):
+    """Its from_phil (3.19, beam.py), as far as it is asked here."""
+
+    def from_phil(params: Any, reference: Any = None) -> Any:
+        beam = reference
+        if beam is None:
+            beam = newer.PolychromaticBeamOfRange((0, 0, 1), 1.0)
+        if params.beam.direction is not None:
+            beam.set_direction(params.beam.direction)
+        if params.beam.probe != "x-ray":
+            beam.set_probe(params.beam.probe)
+        if params.beam.type == "polychromatic" and params.beam.wavelength_range is not None:
+            beam.set_wavelength_range(params.beam.wavelength_range)
+        return beam
+
+    monkeypatch.setattr(geometry_phil.BeamFactory, "from_phil", staticmethod(from_phil))
+    params = with_choices(params_of("geometry.beam.direction=0,0,1"), "polychromatic")
+    with pytest.raises(Sorry, match="give geometry.beam.wavelength_range too"):
+        geometry_phil.override([sim.sweep(beam=None)], params.geometry)
+    params.geometry.beam.wavelength_range = [0.9, 1.2]
+    experiment = sim.sweep(beam=None)
+    geometry_phil.override([experiment], params.geometry)
+    assert dxtbx_versions.wavelength_range(experiment.beam) == (0.9, 1.2)
+    # photons of an even spectrum, mean energy: 12398.42 ln(1.2/0.9)/0.3 eV
+    _, found, _ = spectra.with_spectrum(params.beam.spectrum, experiment)
+    assert found.mean == pytest.approx(12398.42 * np.log(1.2 / 0.9) / 0.3, rel=1e-4)
+
+
+# --- 3.16 and 3.20: factories that became stricter
+
+
+def test_panels_are_merged_before_dxtbx_would_refuse_them(monkeypatch):
+    """3.16, detector.py, merge_panel_scope_extracts_by_id raises for two values of one panel."""
+    given = []
+    make = geometry_phil.DetectorFactory.from_phil
+
+    def from_phil(params: Any, *args: Any) -> Any:
+        given.append([panel.id for panel in params.detector.panel])
+        return make(params, *args)
+
+    monkeypatch.setattr(geometry_phil.DetectorFactory, "from_phil", staticmethod(from_phil))
+    text = "geometry.detector.panel.gain=2\ngeometry.detector.panel.gain=3\n"
+    experiment = sim.sweep()
+    geometry_phil.override([experiment], params_of(text).geometry)
+    assert given == [[0]] and experiment.detector[0].get_gain() == 3
+
+
+@pytest.mark.parametrize("given", ["axis=1,0,0", "axes=1,0,0"])
+def test_one_axis_for_a_goniometer_of_several(given):
+    """3.20 raises for `axis`, versions before pass over it."""
+    axes = flex.vec3_double([(1, 0, 0), (0, 1, 0)])
+    several = MultiAxisGoniometer(axes, flex.double([0, 0]), flex.std_string(["phi", "omega"]), 0)
+    with pytest.raises(Sorry, match=r"geometry\.goniometer"):
+        geometry_phil.override(
+            [sim.sweep(goniometer=several)], params_of(f"geometry.goniometer.{given}").geometry
+        )
+
+
+# --- 3.18: a scan is a table
+
+
+def table_scan(**more: list) -> newer.TableScan:
+    """Images 11 to 13 of 0.2 degrees from 0.5 on, of 0.1 s each."""
+    table = {
+        "oscillation": [0.5, 0.7, 0.9],
+        "exposure_time": [0.1, 0.1, 0.1],
+        "epochs": [5.0, 6.0, 7.0],
+    }
+    return newer.TableScan((11, 13), {**table, **more}, batch_offset=4)
+
+
+def test_a_scan_without_an_oscillation_is_of_stills():
+    scan = newer.TableScan((1, 2), {})
+    with pytest.raises(RuntimeError, match="oscillation"):
+        scan.get_oscillation()
+    assert not dxtbx_versions.is_rotation(scan)
+    exposure = adapters.exposure(scan, 1, phisteps=1)
+    assert exposure.phi == (0.0,) and exposure.position == (1.5,)
+    assert fluence.exposure_times(scan, 2) == [0.0, 0.0]
+    assert times_of_image(scan, 1)[0] == 0.0
+    assert compared._scan(sim.scan(), scan) == {"reason": "a scan has no oscillation"}
+
+
+def test_a_scan_of_times_of_flight_is_refused():
+    scan = newer.TableScan((1, 2), {"time_of_flight": [0.1, 0.2]})
+    assert not scan.is_still() and not dxtbx_versions.is_rotation(scan)
+    with pytest.raises(Sorry, match="times of flight"):
+        adapt.plan(params_of(), sim.sweep(scan=scan))
+    with pytest.raises(Sorry, match="times of flight"):
+        adapters.exposure(scan)
+
+
+def test_a_table_of_a_rotation_is_simulated_as_before():
+    new, old = table_scan(), Scan((11, 13), (0.5, 0.2))
+    for index in range(3):
+        one, two = (adapters.exposure(scan, index, phisteps=4).phi for scan in (new, old))
+        assert one == pytest.approx(two, abs=1e-15)  # radians
+    assert fluence.exposure_times(new, 3) == [0.1, 0.1, 0.1]
+    assert times_of_image(new, 2)[1].second == 7
+
+
+def assert_scan(scan: Any, image_range: tuple[int, int], start: float) -> None:
+    assert scan.get_image_range() == image_range and scan.get_batch_offset() == 4
+    assert scan.get_oscillation() == pytest.approx((start, 0.2), abs=1e-14)
+    count = image_range[1] - image_range[0] + 1
+    assert list(scan.get_exposure_times()) == [0.1] * count
+    assert scan.get_epochs()[0] == image_range[0] - 6
+
+
+def counts() -> list[np.ndarray]:
+    return [np.full((18, 24), 7, np.int32)]
+
+
+@pytest.mark.skipif(dxtbx_versions.scans_are_tables(), reason="dxtbx reads tables itself")
+def test_files_of_a_newer_dxtbx_in_an_older_one(tmp_cwd):
+    """NXmx and SMV; a header holds the scan of its one image, with the width beside it."""
+    experiment = sim.sweep(scan=table_scan())
+    experiment.detector[0].set_trusted_range((-1, 65535))
+    with NXmxWriter("new.nxs", experiment, n_images=3) as writer:
+        for index in range(3):
+            writer.write(index, counts())
+    with h5py.File("new.nxs") as handle:
+        saved = json.loads(handle["/entry/nanobragg/models"][()])["scan"]
+    assert set(saved) == {"image_range", "batch_offset", "properties", "valid_image_ranges"}
+    assert_scan(FormatNXmxNanoBragg("new.nxs").get_scan(), (11, 13), 0.5)
+    # the stock reader has the scan from NXmx's own fields
+    assert FormatNXmx("new.nxs").get_scan().get_oscillation() == pytest.approx((0.5, 0.2))
+    with SmvWriter(f"new_{NUMBER}.img", experiment, n_images=3) as writer:
+        for index in range(3):
+            writer.write(index, counts())
+    last = str(image_path(Path(f"new_{NUMBER}.img"), 13))
+    assert_scan(FormatSMVNanoBragg(last).get_scan(), (13, 13), 0.9)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_models_of_an_older_dxtbx_in_a_newer_one(images, monkeypatch):
+    """And its own: both reach its from_dict as it reads them."""
+    old = sim.scan(11, images, 0.5, 0.1)
+    old.set_batch_offset(4)
+    saved = json.loads(json.dumps(nxmx_models.experiment_to_dict(sim.sweep(scan=old))))
+    tables = {**nxmx_models._FACTORIES, "scan": newer.TableScanFactory}
+    monkeypatch.setattr(nxmx_models, "_FACTORIES", tables)
+    monkeypatch.setattr(dxtbx_versions, "scans_are_tables", lambda: True)
+    scan = nxmx_models.experiment_of_stranger(saved, "x").scan
+    assert type(scan) is newer.TableScan
+    assert scan.get_oscillation() == pytest.approx((0.5, 1.0), abs=1e-14)
+    assert list(scan.get_exposure_times()) == [0.1] * images and scan.get_batch_offset() == 4
+    saved["scan"] = json.loads(json.dumps(scan.to_dict()))
+    again = nxmx_models.experiment_of_stranger(saved, "x").scan
+    assert again.table == scan.table
+
+
+@pytest.mark.skipif(dxtbx_versions.scans_are_tables(), reason="dxtbx reads tables itself")
+def test_tables_that_an_older_dxtbx_cannot_read():
+    saved = nxmx_models.experiment_to_dict(sim.sweep())
+    saved["scan"] = newer.TableScan((1, 2), {}).to_dict()
+    scan = nxmx_models.experiment_of_stranger(saved, "x").scan
+    assert scan.is_still() and scan.get_image_range() == (1, 2)
+    for table in ({"time_of_flight": [0.1, 0.2]}, {"oscillation": [0.1]}, {"oscillation": 3}, []):
+        saved["scan"] = newer.TableScan((1, 2), {}).to_dict()
+        saved["scan"]["properties"] = table
+        with pytest.raises(Sorry, match="the models in it are damaged"):
+            nxmx_models.experiment_of_stranger(saved, "x")
+
+
+# --- 3.22: pickles
+
+
+class Bomb:
+    """What runs when it is unpickled: it makes a file."""
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("bang"),)
+
+
+@pytest.fixture
+def bomb(tmp_cwd, monkeypatch) -> str:
+    """A list whose mask is one, and a dxtbx that loads it unasked."""
+    monkeypatch.setattr(theirs.ExperimentListDict, "_load_pickle_path", newer.load_pickle_path)
+    Path("mask.pickle").write_bytes(pickle.dumps(Bomb()))
+    sim.write_expt("list.expt", sim.sweep(), images=True)
+    return sim.edit_expt("list.expt", "imageset", 0, "mask", "mask.pickle")
+
+
+def test_the_bomb_goes_off_in_dxtbx(bomb):
+    theirs.ExperimentListFactory.from_json_file(bomb, check_format=False)
+    assert Path("bang").exists()
+
+
+@pytest.mark.parametrize("pad", ["", " " * 9000])
+@pytest.mark.parametrize("where", [".", "elsewhere"])
+def test_masks_that_dxtbx_would_unpickle_are_looked_at_before(bomb, pad, where):
+    """By all that read lists; from 3.24 on dxtbx falls back on the working directory for files that
+    are not beside the list (serialize/filename.py)."""
+    Path(where).mkdir(exist_ok=True)
+    name = f"{where}/list.expt"
+    Path(name).write_text(pad + Path(bomb).read_text())
+    readers = {
+        "simulate": lambda: arguments.parse_command(
+            [name], adapt.master_scope(), "nanobragg.simulate x", ""
+        ),
+        "view": lambda: view_images.load([name]),
+        "compare": lambda: compared_files.read_experiments(name),
+        "guard": lambda: expt_guard.check_file(name),
+    }
+    for read in readers.values():
+        with pytest.raises(Sorry, match="is not a mask as DIALS writes it"):
+            read()
+    assert not Path("bang").exists()
+
+
+def test_a_live_file_with_such_a_mask(bomb):
+    from nanobragg_plugin.adapters import live_list
+    from nanobragg_plugin.adapters.live_paths import Trusted
+
+    with pytest.raises(Sorry, match="is not a mask as DIALS writes it"):
+        live_list.read("list.expt", Trusted.of("x.nbexpt"))
+    assert not Path("bang").exists()
+
+
+def test_a_mask_that_dxtbx_loads_unasked_is_used(bomb):
+    """The same pixels are masked as where dxtbx leaves the file to us."""
+    mask = flex.bool(flex.grid(18, 24), True)
+    mask[3, 5] = False
+    Path("mask.pickle").write_bytes(pickle.dumps((mask,)))
+    params, _, listed, _ = arguments.parse_command(
+        [bomb, *sim.QUICK], adapt.master_scope(), "nanobragg.simulate x", ""
+    )
+    assert not listed[0].imageset.external_lookup.mask.data.empty()
+    from nanobragg_plugin.adapters import load
+
+    (good,) = load.lookup(listed[0]).mask
+    assert np.argwhere(~good).tolist() == [[3, 5]]
+
+
+# --- 3.26: history, unsigned data
+
+
+def test_who_wrote_an_experiment_list(tmp_cwd, monkeypatch):
+    def version(name: str) -> str:
+        if name != "nanobragg":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(experiments, "ExperimentList", newer.ListWithHistory)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    experiments.write_experiments("a.expt", [sim.sweep()])
+    experiments.write_experiments("b.expt", [sim.sweep()], "nanobragg.classic")
+    (a,), (b,) = (json.loads(Path(name).read_text())["history"] for name in ("a.expt", "b.expt"))
+    assert a.split("|")[1:] == ["nanobragg.simulate", "v1.2.3"]
+    assert b.split("|")[1:] == ["nanobragg.classic", "v1.2.3"]
+    # and this dxtbx reads a list with a history
+    listed = theirs.ExperimentListFactory.from_json_file("a.expt", check_format=False)
+    assert len(listed) == 1
+    monkeypatch.setattr(dxtbx_versions, "DISTRIBUTION", "no-such-distribution")
+    experiments.write_experiments("c.expt", [sim.sweep()])
+    assert json.loads(Path("c.expt").read_text())["history"][0].endswith("|v?")
+
+
+def test_commands_belong_to_the_distribution_that_is_named():
+    """dxtbx looks for the distribution of a command's name up to its first dot (as_json)."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).resolve().parents[1] / "setup.cfg")
+    assert config["metadata"]["name"] == dxtbx_versions.DISTRIBUTION
+    scripts = config["options.entry_points"]["console_scripts"].split("\n")
+    commands = [line.split("=")[0].strip() for line in scripts if line.strip()]
+    assert commands and {name.split(".")[0] for name in commands} == {dxtbx_versions.DISTRIBUTION}
+
+
+def test_pixels_may_be_unsigned():
+    """3.26, image.h: raw data of unsigned int stay what they are. Above the range, masked, good."""
+    detector = sim.detector()
+    data, good = flex.uint32(flex.grid(18, 24)), flex.bool(flex.grid(18, 24), True)
+    data[0, 1], data[0, 2], data[0, 3] = 4_000_000_000, 5, 1_000_000
+    good[0, 1] = good[0, 2] = False
+    imageset = SimpleNamespace(
+        get_raw_data=lambda index: (data,),
+        get_mask=lambda index: (good,),
+        get_detector=lambda index: detector,
+    )
+    (values,), (bad,), (over,) = view_images.read(imageset, 0)
+    assert values.dtype == np.float32 and values[0, 1] == np.float32(4e9)
+    assert np.argwhere(over).tolist() == [[0, 1]] and np.argwhere(bad).tolist() == [[0, 2]]
+    # to an inclusive range its upper end is a value as others
+    assert not over[0, 3] and values[0, 3] == 1e6
