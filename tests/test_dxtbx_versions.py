@@ -29,10 +29,18 @@ from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import beam_spectrum as spectra
-from nanobragg_plugin.adapters import compared_files, dxtbx_versions, fluence, geometry_phil
+from nanobragg_plugin.adapters import (
+    compared_files,
+    dxtbx_versions,
+    fluence,
+    geometry_phil,
+    live_list,
+    load,
+)
 from nanobragg_plugin.adapters import models as adapters
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.compared_tables import d_of_places
+from nanobragg_plugin.adapters.live_paths import Trusted
 from nanobragg_plugin.compare import models as compared
 from nanobragg_plugin.format import nxmx_models, nxmx_tree
 from nanobragg_plugin.format.FormatNXmxNanoBragg import FormatNXmxNanoBragg
@@ -317,6 +325,21 @@ def test_tables_that_an_older_dxtbx_cannot_read():
             nxmx_models.experiment_of_stranger(saved, "x")
 
 
+@pytest.mark.skipif(dxtbx_versions.scans_are_tables(), reason="dxtbx reads tables itself")
+def test_lists_that_an_older_dxtbx_cannot_read(tmp_cwd, monkeypatch):
+    sim.write_expt("new.expt", sim.sweep())
+    sim.edit_expt("new.expt", "scan", 0, table_scan().to_dict())
+    with pytest.raises(KeyError):
+        theirs.ExperimentListFactory.from_json_file("new.expt", check_format=False)
+    for read in (expt_guard.check_file, compared_files.read_experiments):
+        with pytest.raises(Sorry, match=r"new.expt was written by dxtbx 3\.18 or newer"):
+            read("new.expt")
+    with pytest.raises(Sorry, match=r"was written by dxtbx 3\.18 or newer"):
+        live_list.read("new.expt", Trusted.of("x.nbexpt"))
+    monkeypatch.setattr(dxtbx_versions, "scans_are_tables", lambda: True)
+    expt_guard.check_file("new.expt")
+
+
 # --- 3.22: pickles
 
 
@@ -349,10 +372,15 @@ def test_masks_that_dxtbx_would_unpickle_are_looked_at_before(bomb, pad, where):
     Path(where).mkdir(exist_ok=True)
     name = f"{where}/list.expt"
     Path(name).write_text(pad + Path(bomb).read_text())
+    Path("a.phil").write_text(f"input {{\n  experiments = {name}\n}}\n")
+
+    def parsed(*args: str) -> Any:
+        return arguments.parse_command([*args], adapt.master_scope(), "nanobragg.simulate x", "")
+
     readers = {
-        "simulate": lambda: arguments.parse_command(
-            [name], adapt.master_scope(), "nanobragg.simulate x", ""
-        ),
+        "simulate": lambda: parsed(name),
+        "by its name": lambda: parsed(f"input.experiments={name}"),
+        "in a PHIL file": lambda: parsed("a.phil"),
         "view": lambda: view_images.load([name]),
         "compare": lambda: compared_files.read_experiments(name),
         "guard": lambda: expt_guard.check_file(name),
@@ -360,13 +388,13 @@ def test_masks_that_dxtbx_would_unpickle_are_looked_at_before(bomb, pad, where):
     for read in readers.values():
         with pytest.raises(Sorry, match="is not a mask as DIALS writes it"):
             read()
+    Path("a.phil").write_text("input.experiments = $x\n")
+    with pytest.raises(Sorry, match="name the file itself"):
+        parsed("a.phil")
     assert not Path("bang").exists()
 
 
 def test_a_live_file_with_such_a_mask(bomb):
-    from nanobragg_plugin.adapters import live_list
-    from nanobragg_plugin.adapters.live_paths import Trusted
-
     with pytest.raises(Sorry, match="is not a mask as DIALS writes it"):
         live_list.read("list.expt", Trusted.of("x.nbexpt"))
     assert not Path("bang").exists()
@@ -381,8 +409,6 @@ def test_a_mask_that_dxtbx_loads_unasked_is_used(bomb):
         [bomb, *sim.QUICK], adapt.master_scope(), "nanobragg.simulate x", ""
     )
     assert not listed[0].imageset.external_lookup.mask.data.empty()
-    from nanobragg_plugin.adapters import load
-
     (good,) = load.lookup(listed[0]).mask
     assert np.argwhere(~good).tolist() == [[3, 5]]
 

@@ -108,6 +108,7 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
         content = json.loads(Path(name).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("__id__") != "ExperimentList":
             raise Sorry(f"{name} is not an experiment list: JSON of another kind")
+        dxtbx_versions.require_readable(content, name)
         check_lookups(content, os.path.dirname(os.path.abspath(name)))
         found = ExperimentListFactory.from_json_file(name, check_format=check_format)
     except Sorry:

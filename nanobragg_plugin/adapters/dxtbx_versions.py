@@ -129,6 +129,18 @@ def scans_are_tables() -> bool:
     return hasattr(Scan, "has_property")
 
 
+def require_readable(content: dict, name: str) -> None:
+    """`Sorry` for an experiment list, as JSON has it, with scans that this dxtbx has no words for."""
+    scans = content.get("scan")
+    scans = scans if isinstance(scans, list) else []
+    tables = any(isinstance(one, dict) and "properties" in one for one in scans)
+    if tables and not scans_are_tables():
+        raise Sorry(
+            f"{name} was written by dxtbx 3.18 or newer, whose scans the older one here cannot read: "
+            "use it with a newer DIALS, or import the images anew with the one here"
+        )
+
+
 def scan_here(saved: dict) -> dict:
     """A scan's dictionary, of whatever dxtbx, as this one reads it.
 

@@ -15,6 +15,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters.dxtbx_versions import require_readable
 from nanobragg_plugin.adapters.live_paths import Trusted
 from nanobragg_plugin.adapters.load import LOOKUPS, check_lookups
 
@@ -47,6 +48,7 @@ def read(path: str, trusted: Trusted) -> tuple[ExperimentList, list[str]]:
 def _of_json(content: Any, path: str, trusted: Trusted, name: str) -> tuple[ExperimentList, list]:
     if not isinstance(content, dict) or content.get("__id__") != "ExperimentList":
         raise Sorry(f"{name} is not an experiment list: its __id__ is not ExperimentList")
+    require_readable(content, name)
     experiments = []
     for number, entry in enumerate(content["experiment"]):
         kept = {"__id__": "Experiment", "identifier": str(entry.get("identifier", ""))}

@@ -9,7 +9,7 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import load
+from nanobragg_plugin.adapters import dxtbx_versions, load
 from nanobragg_plugin.adapters.strangers import read_text
 from nanobragg_plugin.format.nxmx_models import check_scan
 
@@ -65,6 +65,7 @@ def check_file(name: str) -> None:
                     f"{name}: the {model} of experiment {number} is in a file of its own, which is "
                     "not read; write the list anew with dials.import or dials.modify_geometry"
                 )
+    dxtbx_versions.require_readable(content, name)
     load.check_lookups(content, os.path.dirname(os.path.abspath(name)))
 
 
