@@ -130,14 +130,14 @@ def scans_are_tables() -> bool:
 
 
 def require_readable(content: dict, name: str) -> None:
-    """`Sorry` for an experiment list, as JSON has it, with scans that this dxtbx has no words for."""
+    """`Sorry` for an experiment list, as JSON has it, whose scans this dxtbx cannot read."""
     scans = content.get("scan")
     scans = scans if isinstance(scans, list) else []
     tables = any(isinstance(one, dict) and "properties" in one for one in scans)
     if tables and not scans_are_tables():
         raise Sorry(
-            f"{name} was written by dxtbx 3.18 or newer, whose scans the older one here cannot read: "
-            "use it with a newer DIALS, or import the images anew with the one here"
+            f"{name} was written by dxtbx 3.18 or newer, whose scans the older one here cannot "
+            "read: use it with a newer DIALS, or import the images anew with the one here"
         )
 
 
