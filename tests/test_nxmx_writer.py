@@ -20,6 +20,7 @@ from dxtbx.model import Experiment, Scan
 from libtbx.utils import Sorry
 from nxmx_experiments import random_counts, random_detector, random_experiment
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format import nxmx_models
 from nanobragg_plugin.format.FormatNXmxNanoBragg import FormatNXmxNanoBragg
 from nanobragg_plugin.format.nxmx_models import experiment_from_dict, experiment_to_dict
@@ -262,8 +263,8 @@ def test_trusted_range_of_the_other_dxtbx(experiment, monkeypatch):
     """
     saved = experiment_to_dict(experiment)
     saved["trusted_range_inclusive"] = False
-    monkeypatch.setattr(nxmx_models, "trusted_range_is_inclusive", lambda: True)
+    monkeypatch.setattr(dxtbx_versions, "trusted_range_is_inclusive", lambda: True)
     assert experiment_from_dict(saved).detector[0].get_trusted_range() == (0, 65000)
     saved = experiment_to_dict(experiment)
-    monkeypatch.setattr(nxmx_models, "trusted_range_is_inclusive", lambda: False)
+    monkeypatch.setattr(dxtbx_versions, "trusted_range_is_inclusive", lambda: False)
     assert experiment_from_dict(saved).detector[0].get_trusted_range() == (-2, 65000)

@@ -13,7 +13,7 @@ from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin import sampling
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.adapters import spectrum as spectra
 from nanobragg_plugin.adapters.geometry_phil import set_mu
 from nanobragg_plugin.adapters.phil_values import positive
@@ -51,7 +51,7 @@ def with_spectrum(params: Any, experiment: Any) -> tuple[Any, Spectrum | None, t
     """
     _check(params)
     beam = experiment.beam
-    polychromatic = hasattr(beam, "get_wavelength_range")
+    polychromatic = dxtbx_versions.is_polychromatic(beam)
     if params.shape in NONE and not polychromatic:
         return experiment, None, ()
     wavelength, found = _found(params, experiment, polychromatic)
@@ -134,11 +134,7 @@ def spectrum_of(imageset: Any, index: int) -> Spectrum:
 def monochromatic(model: Any, wavelength: float) -> Beam:
     """A dxtbx beam of one wavelength, Angstrom, that is as a PolychromaticBeam otherwise."""
     beam = Beam(model.get_sample_to_source_direction(), wavelength)
-    names = ("divergence", "sigma_divergence", "polarization_normal", "polarization_fraction")
-    names += ("flux", "transmission", "probe", "sample_to_source_distance")
-    for name in names:
-        if hasattr(model, f"get_{name}") and hasattr(beam, f"set_{name}"):
-            getattr(beam, f"set_{name}")(getattr(model, f"get_{name}")())
+    dxtbx_versions.copy_beam(model, beam)
     return beam
 
 
@@ -179,7 +175,7 @@ def _check(params: Any) -> None:
 
 def _of_range(params: Any, beam: Any) -> Spectrum | None:
     """An even spectrum of a PolychromaticBeam's wavelength range; None where it has none."""
-    low, high = beam.get_wavelength_range()
+    low, high = dxtbx_versions.wavelength_range(beam)
     if not (math.isfinite(low) and math.isfinite(high) and 0 < low <= high):
         return None
     if low == high:
@@ -224,7 +220,7 @@ def _of_images(experiment: Any) -> Spectrum:
             "points at some"
         )
     places = range(len(imageset))
-    if experiment.scan is not None and hasattr(imageset, "get_array_range"):
+    if experiment.scan is not None and dxtbx_versions.is_sequence(imageset):
         # images may have been chosen, of which the set has more
         first, end = experiment.scan.get_array_range()
         before = imageset.get_array_range()[0]

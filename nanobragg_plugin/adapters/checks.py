@@ -9,6 +9,8 @@ import torch
 from libtbx.utils import Sorry
 from torch import Tensor
 
+from nanobragg_plugin.adapters.dxtbx_versions import is_rotation, is_time_of_flight, scan_points
+
 #: How far dxtbx lets fast . slow be from 0 (virtual_panel.h), with room for files in which
 #: directions were rounded.
 ORTHOGONAL_TOLERANCE = 1e-6
@@ -78,15 +80,10 @@ def orthogonal_axes(fast: Tensor, slow: Tensor, what: str) -> None:
         )
 
 
-def is_rotation(scan: object | None) -> bool:
-    """Whether a dxtbx scan turns the crystal during an image."""
-    return scan is not None and has_oscillation(scan) and not scan.is_still()
-
-
-def has_oscillation(scan: object) -> bool:
-    """Whether a dxtbx scan has an oscillation: since dxtbx 3.17 a scan is a table of properties,
-    and one of stills or times of flight need not."""
-    return not hasattr(scan, "has_property") or scan.has_property("oscillation")
+def refuse_time_of_flight(scan: object | None) -> None:
+    """`Sorry` for a dxtbx scan of times of flight."""
+    if is_time_of_flight(scan):
+        raise Sorry("the scan is one of times of flight: only rotations and stills are simulated")
 
 
 #: What gives an experiment a model that its list lacks.
@@ -117,6 +114,7 @@ def check_experiment(experiment: object) -> None:
     if not sizes or min(map(min, sizes)) < 1:
         raise Sorry(f"the detector has panels of {sizes[:5]} pixels: there is nothing to simulate")
     scan = experiment.scan
+    refuse_time_of_flight(scan)
     images = 1 if scan is None else scan.get_num_images()
     for name in ("crystal", "beam", "goniometer"):
         model = getattr(experiment, name)
@@ -127,11 +125,3 @@ def check_experiment(experiment: object) -> None:
                 f"{images} images, which need {images + 1}: slice the experiment with "
                 "dials.slice_sequence, which keeps them together"
             )
-
-
-def scan_points(model: object) -> int:
-    """Number of scan points of a dxtbx crystal, beam or goniometer; 0 of a static model."""
-    try:
-        return int(model.num_scan_points)
-    except RuntimeError:  # a PolychromaticBeam raises
-        return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from dials.array_family import flex
 from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.load import check_lookups
 
 #: Kind of file -> what it is called.
 KINDS = {
@@ -105,6 +108,8 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
         content = json.loads(Path(name).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("__id__") != "ExperimentList":
             raise Sorry(f"{name} is not an experiment list: JSON of another kind")
+        dxtbx_versions.require_readable(content, name)
+        check_lookups(content, os.path.dirname(os.path.abspath(name)))
         found = ExperimentListFactory.from_json_file(name, check_format=check_format)
     except Sorry:
         raise
@@ -121,6 +126,7 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
                 raise Sorry(
                     f"experiment {number} of {name} has no {model}: nothing can be compared"
                 )
+        dxtbx_versions.require_s0(experiment.beam, f"the beam of experiment {number} of {name}")
     return found
 
 

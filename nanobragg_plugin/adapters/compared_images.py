@@ -10,6 +10,7 @@ import numpy as np
 from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.adapters.checks import one_line
 from nanobragg_plugin.adapters.compared_tables import d_of_places
 from nanobragg_plugin.adapters.flex_arrays import arrays
@@ -127,9 +128,8 @@ def _images(name: str, sets: list[Any]) -> Images:
     """All image sets of a file or a list, in a row; the numbers of several are from 1."""
     try:
         raw, detector = sets[0].get_raw_data(0), sets[0].get_detector(0)
-        scan = (
-            sets[0].get_scan() if len(sets) == 1 and hasattr(sets[0], "get_array_range") else None
-        )
+        numbered = len(sets) == 1 and dxtbx_versions.is_sequence(sets[0])
+        scan = sets[0].get_scan() if numbered else None
     # whatever a truncated file, or none, makes a format class raise
     except Exception as error:
         raise Sorry(f"the first image of {name} cannot be read: {one_line(error)[:300]}") from None

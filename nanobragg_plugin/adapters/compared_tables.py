@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
+
 
 @dataclass(frozen=True)
 class Spots:
@@ -223,6 +225,7 @@ def _d(table: Any, experiments: Any, experiment: np.ndarray, place: np.ndarray) 
 def d_of_places(panel: Any, beam: Any, px: np.ndarray) -> np.ndarray:
     """Angstrom [...] of pixel coordinates (fast, slow) [..., 2] of a panel, without parallax;
     infinite in the direct beam."""
+    dxtbx_versions.require_s0(beam, "the beam of an image")
     axes = np.array([panel.get_fast_axis(), panel.get_slow_axis()])
     s1 = np.array(panel.get_origin()) + (px * np.array(panel.get_pixel_size())) @ axes
     s1 /= np.linalg.norm(s1, axis=-1, keepdims=True)

@@ -10,10 +10,10 @@ from typing import Any
 from dxtbx.model import Experiment, Panel
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.adapters.fluence import exposure_times
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.phil_values import positive
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.point_spread import PointSpread
 from nanobragg_plugin.response import BadPixels, Response
 
@@ -151,7 +151,7 @@ def _set_panel(panel: Panel, number: int, params: Any) -> None:
             f"of panel {number}, {panel.get_pedestal():g} ADU: give more"
         )
     low, high = panel.get_trusted_range()
-    limit = params.saturation_adu - (1 if trusted_range_is_inclusive() else 0)
+    limit = params.saturation_adu - (1 if dxtbx_versions.trusted_range_is_inclusive() else 0)
     if not low < high:  # not set
         low, high = -1.0, limit
     panel.set_trusted_range((low, min(high, limit)))
@@ -162,7 +162,7 @@ def fit_panels(experiments: Sequence[Experiment], file_format: str) -> None:
     more being written as 65535, an overload."""
     if file_format != "smv":
         return
-    step = 1 if trusted_range_is_inclusive() else 0
+    step = 1 if dxtbx_versions.trusted_range_is_inclusive() else 0
     made: dict[int, tuple[Any, Any]] = {}
     for experiment in experiments:
         before = experiment.detector

@@ -8,7 +8,7 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.adapters.spectrum import read_columns
 
@@ -109,7 +109,5 @@ def _fluences(params: Any, experiment: Any) -> tuple[tuple[float, ...], str]:
 
 def exposure_times(scan: Any, n_images: int) -> list[float]:
     """s of every image, 0 where the scan does not say."""
-    if scan is None:
-        return [0.0] * n_images
-    times = [float(t) for t in scan.get_exposure_times()]
+    times = dxtbx_versions.exposure_times(scan)
     return times if len(times) == n_images else [0.0] * n_images

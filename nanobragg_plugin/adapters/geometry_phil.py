@@ -21,7 +21,7 @@ from dxtbx.model.goniometer import GoniometerFactory
 from dxtbx.model.scan import ScanFactory
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.adapters.crystal_phil import crystal_from_phil
 from nanobragg_plugin.adapters.phil_values import positive
 
@@ -103,7 +103,7 @@ def set_mu(panel: Any, number: int, beam: Any, anew: bool = False) -> str | None
         return None
     if panel.get_mu() != 0 and not anew:
         return None
-    if hasattr(beam, "get_wavelength_range"):
+    if dxtbx_versions.is_polychromatic(beam):
         return None  # a polychromatic beam, whose mean wavelength is not known yet
     wavelength = checks.positive(beam.get_wavelength(), "the wavelength of the beam, Angstrom,")
     try:
@@ -131,7 +131,8 @@ def _beam(params: Any, model: Any) -> Any:
                 f"geometry.beam.wavelength={params.beam.wavelength:g}: it is in Angstrom, 12398.42 "
                 "over the energy in eV"
             )
-    for name in ("wavelength", "direction"):
+    polychromatic = getattr(params.beam, "type", None) == "polychromatic"
+    for name in ("wavelength_range" if polychromatic else "wavelength", "direction"):
         if model is None and getattr(params.beam, name) is None:
             raise Sorry(
                 f"there is no beam: give geometry.beam.{name} too, or an experiment list (the "
@@ -181,9 +182,15 @@ def _detector(params: Any, model: Any, beam: Any) -> Any:
 def _goniometer(params: Any, model: Any) -> Any:
     params = copy.deepcopy(params)
     given = params.goniometer
-    if given.axes is not None and len(given.axes) == 3 and given.axis is None:
+    multi_axis = hasattr(model, "get_axes")
+    if multi_axis and given.axis is not None:  # dxtbx before 3.20 passes over it
+        raise Sorry(
+            f"geometry.goniometer.axis is for a goniometer of one axis, this one has "
+            f"{len(model.get_axes())}: give all of them, geometry.goniometer.axes"
+        )
+    if not multi_axis and given.axes is not None and len(given.axes) == 3 and given.axis is None:
         given.axis, given.axes = given.axes, None
-    several = hasattr(model, "get_axes") or (model is None and given.axes is not None)
+    several = multi_axis or (model is None and given.axes is not None)
     if several and given.names is not None:
         given.names = flex.std_string(given.names.replace(",", " ").split())
     if several and given.angles is not None:
@@ -219,13 +226,18 @@ def _scan(params: Any, model: Any) -> Any:
 
 
 def _given(scope: Any) -> bool:
-    """Whether anything is set in an extracted scope, all of whose defaults are None or False, and
-    0 of a panel's number."""
+    """Whether anything is set in an extracted scope, all of whose defaults are None or False, 0 of
+    a panel's number, and the choices that newer versions of dxtbx have of a beam."""
     if isinstance(scope, (list, tuple)):
         return any(map(_given, scope))
     if not hasattr(scope, "__phil_path__"):
         return scope is not None and scope is not False
-    values = {name: value for name, value in vars(scope).items() if not name.startswith("_")}
+    choices = dxtbx_versions.BEAM_CHOICES
+    values = {
+        name: value
+        for name, value in vars(scope).items()
+        if not name.startswith("_") and not (name in choices and choices[name] == value)
+    }
     number = values.pop("id", 0)
     return number not in (None, 0) or any(map(_given, values.values()))
 

@@ -15,8 +15,9 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters.dxtbx_versions import require_readable
 from nanobragg_plugin.adapters.live_paths import Trusted
-from nanobragg_plugin.adapters.load import LOOKUPS
+from nanobragg_plugin.adapters.load import LOOKUPS, check_lookups
 
 #: Bytes of an experiment list, images of a scan, and pixels of a detector.
 MAX_BYTES, MAX_IMAGES, MAX_PIXELS = 1 << 26, 1_000_000, 4 * 10**8
@@ -47,6 +48,7 @@ def read(path: str, trusted: Trusted) -> tuple[ExperimentList, list[str]]:
 def _of_json(content: Any, path: str, trusted: Trusted, name: str) -> tuple[ExperimentList, list]:
     if not isinstance(content, dict) or content.get("__id__") != "ExperimentList":
         raise Sorry(f"{name} is not an experiment list: its __id__ is not ExperimentList")
+    require_readable(content, name)
     experiments = []
     for number, entry in enumerate(content["experiment"]):
         kept = {"__id__": "Experiment", "identifier": str(entry.get("identifier", ""))}
@@ -70,6 +72,7 @@ def _of_json(content: Any, path: str, trusted: Trusted, name: str) -> tuple[Expe
     for detector in models["detector"]:
         sizes = [panel["image_size"] for panel in detector["panels"]]
         _limit(sum(fast * slow for fast, slow in sizes), MAX_PIXELS, "pixels", name)
+    check_lookups({"imageset": imagesets}, os.path.dirname(path))
     _without_scan(experiments, imagesets)
     clean = {"__id__": "ExperimentList", "experiment": experiments, "imageset": imagesets, **models}
     folder = os.path.dirname(path)

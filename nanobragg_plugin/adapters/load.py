@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,6 +174,24 @@ def check_unpickled(experiments: ExperimentList) -> None:
             if getattr(theirs, name).filename:
                 _unpickled(getattr(theirs, name).filename, name, "give the list another, or none")
         refuse_pickles(imageset.paths())
+
+
+def check_lookups(content: dict[str, Any], folder: str) -> None:
+    """`Sorry` for a list, as JSON has it, that names files in which there is more than arrays.
+
+    dxtbx unpickles them while it reads the list, from 3.22 on also where it is told not to look
+    for images. folder: from which names count. Those that are not there are left to others.
+    """
+    imagesets = content.get("imageset")
+    for entry in imagesets if isinstance(imagesets, list) else ():
+        for name in (*LOOKUPS, "dx", "dy") if isinstance(entry, dict) else ():
+            file = entry.get(name)
+            if not isinstance(file, str) or not file:
+                continue
+            # where dxtbx looks for them, and from 3.24 on then
+            below = os.path.join(folder, os.path.expanduser(os.path.expandvars(file)))
+            for path in filter(os.path.exists, (below, file)):
+                _unpickled(path, name, "give the experiment list another, or none")
 
 
 def _array_of(theirs: Any, what: str, shapes: list[tuple[int, int]]) -> list[np.ndarray] | None:

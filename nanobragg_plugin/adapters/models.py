@@ -14,7 +14,7 @@ import torch
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.models import Beam, Crystal, Exposure, Goniometer, Panel
 from nanobragg_plugin.mosaic import identity_umats
 from nanobragg_plugin.rotation import phi_steps
@@ -138,13 +138,13 @@ def _polarization_axis(model: object, s0: Tensor) -> Tensor:
 
 
 def _xrays_of_one_wavelength(model: object) -> None:
-    """`Sorry` if a dxtbx (>= 3.16) beam is polychromatic or not of x-rays."""
-    if hasattr(model, "get_wavelength_range"):
+    """`Sorry` if a dxtbx beam is polychromatic or not of x-rays."""
+    if dxtbx_versions.is_polychromatic(model):
         raise Sorry(
             "the beam is polychromatic and has no s0: only a beam of one direction and "
             "wavelength (dxtbx's monochromatic Beam) can be simulated"
         )
-    probe = model.get_probe_name() if hasattr(model, "get_probe_name") else "x-ray"
+    probe = dxtbx_versions.probe_name(model)
     if probe != "x-ray":
         raise Sorry(f"the beam's probe is {probe}: only the scattering of x-rays is simulated")
 
@@ -243,11 +243,10 @@ def exposure(
     images = 1 if scan is None else scan.get_num_images()
     if not 0 <= image_index < images:
         raise Sorry(f"there is no image of index {image_index} in a scan of {images} images")
-    if scan is not None and hasattr(scan, "has_property") and scan.has_property("time_of_flight"):
-        raise Sorry("the scan is one of times of flight: only rotations and stills are simulated")
+    checks.refuse_time_of_flight(scan)
     if not checks.is_rotation(scan):
         start = 0.0
-        if scan is not None and checks.has_oscillation(scan):
+        if scan is not None and dxtbx_versions.has_oscillation(scan):
             start = float(checks.finite(scan.get_oscillation()[0], "the angle of the scan"))
         return Exposure(phi_steps(start, 0.0, 1), (image_index + 0.5,))
     width = float(checks.finite(scan.get_oscillation(), "the oscillation of the scan")[1])

@@ -15,7 +15,13 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
-from nanobragg_plugin.adapters import beam_spectrum, checks, crystal_params, crystal_phil
+from nanobragg_plugin.adapters import (
+    beam_spectrum,
+    checks,
+    crystal_params,
+    crystal_phil,
+    dxtbx_versions,
+)
 from nanobragg_plugin.adapters.fluence import exposure_times
 from nanobragg_plugin.noise import generator
 
@@ -194,7 +200,7 @@ def stills_of(params: Any, experiments: list[Experiment]) -> Stills | None:
 def _check_wavelengths(params: Any, beam: Any) -> None:
     """`Sorry` where a wavelength that differs from still to still cannot be."""
     spectrum = params.beam.spectrum
-    if hasattr(beam, "get_wavelength_range") and spectrum.shape in beam_spectrum.NONE:
+    if dxtbx_versions.is_polychromatic(beam) and spectrum.shape in beam_spectrum.NONE:
         raise Sorry("the beam is polychromatic: with stills.count give its beam.spectrum")
     if spectrum.shape == "image_set":
         raise Sorry(

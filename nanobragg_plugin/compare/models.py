@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.adapters.compared_tables import sources_of
 from nanobragg_plugin.compare.truth import CrystalComparison, compare_crystals
 
@@ -188,6 +189,8 @@ def _scan(true: Any, other: Any) -> dict | None:
         return None
     if true is None or other is None:
         return {"reason": f"the {'truth' if true is None else 'other'} has no scan"}
+    if not all(map(dxtbx_versions.has_oscillation, (true, other))):
+        return {"reason": "a scan has no oscillation"}
     start, width = np.array(other.get_oscillation()) - np.array(true.get_oscillation())
     first = [scan.get_image_range()[0] for scan in (true, other)]
     # the angle at the start of the same image

@@ -17,6 +17,7 @@ from dxtbx.model import Spectrum
 from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.format.nxmx_guard import Frames, check_file
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
@@ -63,7 +64,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
         self._goniometer_model = self._models.goniometer
         scan = self._models.scan
         # images that do not turn are stills, each an experiment of its own
-        self._scan_model = None if scan is None or scan.is_still() else scan
+        self._scan_model = scan if dxtbx_versions.is_rotation(scan) else None
 
     def get_raw_data(self, index):
         """As the stock class, after a look at how large the image really is."""
@@ -155,8 +156,7 @@ def _number_of_images(handle: h5py.File, models, path) -> int:
     shape = FrameLayout.of(models.detector).shape
     if not isinstance(data, h5py.Dataset) or data.shape[1:] != shape or not data.shape[0]:
         raise Sorry(f"{path}: its pixels, {data}, are not those of its detector, {shape}")
-    turns = models.scan is not None and not models.scan.is_still()
-    if turns and models.scan.get_num_images() != data.shape[0]:
+    if dxtbx_versions.is_rotation(models.scan) and models.scan.get_num_images() != data.shape[0]:
         raise Sorry(f"{path} has {data.shape[0]} images, its scan {models.scan.get_num_images()}")
     return data.shape[0]
 

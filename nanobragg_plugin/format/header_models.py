@@ -11,6 +11,7 @@ import zlib
 
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.nxmx_guard import loads
 from nanobragg_plugin.format.nxmx_models import check_version, experiment_of_stranger
 
@@ -58,7 +59,7 @@ class HeaderModels:
         self._models = experiment_of_stranger(models, self._image_file)
 
     def _turns(self):
-        return self._models.scan is not None and not self._models.scan.is_still()
+        return dxtbx_versions.is_rotation(self._models.scan)
 
     def _detector(self):
         return self._models.detector

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.header_models import packed_text
 from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_to_dict
 from nanobragg_plugin.format.nxmx_pixels import stored
@@ -63,7 +63,7 @@ def image_numbers(experiment, n_images: int) -> list[int]:
 
 def times_of_image(scan, index: int) -> tuple[float, datetime.datetime]:
     """Exposure time, s, and moment (UTC) of an image, as the scan has them; else 0 and 1970."""
-    exposures, epochs = ([], []) if scan is None else (scan.get_exposure_times(), scan.get_epochs())
+    exposures, epochs = dxtbx_versions.exposure_times(scan), dxtbx_versions.epochs(scan)
     exposure = exposures[index] if index < len(exposures) else 0.0
     epoch = epochs[index] if index < len(epochs) else 0.0
     # datetime ends with the year 9999
@@ -135,7 +135,7 @@ class FilePerImage:
     def check(cls, experiment) -> None:
         """Sorry for an experiment whose images such files, or their readers, do not hold."""
         scan = experiment.scan
-        if scan is not None and not scan.is_still() and scan.get_oscillation()[1] < 0:
+        if dxtbx_versions.is_rotation(scan) and scan.get_oscillation()[1] < 0:
             raise Sorry(
                 f"The scan turns backwards, {scan.get_oscillation()[1]:g} degrees an image, which"
                 f" dxtbx does not read from {cls.kind} files: give the goniometer the opposite axis"
@@ -218,6 +218,6 @@ class FilePerImage:
 def exclusive_range(panel) -> tuple[float, float]:
     """A panel's trusted range without its ends, whatever this dxtbx means by it."""
     low, high = panel.get_trusted_range()
-    if trusted_range_is_inclusive() and low < high:
+    if dxtbx_versions.trusted_range_is_inclusive() and low < high:
         return low - 1, high + 1
     return low, high

@@ -13,6 +13,8 @@ import numpy as np
 from dxtbx.model import MultiAxisGoniometer
 from scipy.spatial.transform import Rotation
 
+from nanobragg_plugin.adapters import dxtbx_versions
+
 # imgCIF (dxtbx) to McStas (NeXus): x and z change sign; it is its own inverse.
 # https://manual.nexusformat.org/design.html#the-nexus-coordinate-system
 IMGCIF_TO_MCSTAS = np.diag([-1.0, 1.0, -1.0])
@@ -92,7 +94,7 @@ def scan_axes(experiment, index: int) -> tuple[list[RotationAxis], float, float]
     """The goniometer's axes, the one next to the crystal first, and the scan's start and width of
     image ``index``, degrees; no axes of an image that does not turn."""
     scan, goniometer = experiment.scan, experiment.goniometer
-    if scan is None or goniometer is None or scan.is_still():
+    if goniometer is None or not dxtbx_versions.is_rotation(scan):
         return [], 0.0, 0.0
     start, width = scan.get_oscillation(deg=True)
     return goniometer_axes(goniometer, 2), start + index * width, width

@@ -18,7 +18,7 @@ from dxtbx.model import (
 )
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.nxmx_guard import member, read_json
 
 GROUP = "/entry/nanobragg"
@@ -90,7 +90,7 @@ def experiment_to_dict(experiment) -> dict:
     """A dictionary for JSON with every model, exact to the last bit of a float64 or so."""
     result = {
         "identifier": experiment.identifier,
-        "trusted_range_inclusive": trusted_range_is_inclusive(),
+        "trusted_range_inclusive": dxtbx_versions.trusted_range_is_inclusive(),
     }
     for name in _FACTORIES:
         model = getattr(experiment, name)
@@ -106,7 +106,12 @@ def experiment_to_dict(experiment) -> dict:
 def experiment_from_dict(obj: dict) -> Experiment:
     """The inverse of `experiment_to_dict`."""
     if obj["detector"] is not None:
-        _convert_trusted_ranges(obj["detector"], obj["trusted_range_inclusive"])
+        for panel in obj["detector"]["panels"]:
+            panel["trusted_range"] = dxtbx_versions.trusted_range_here(
+                panel["trusted_range"], obj["trusted_range_inclusive"]
+            )
+    if obj["scan"] is not None:
+        obj = {**obj, "scan": dxtbx_versions.scan_here(obj["scan"])}
     models = {
         name: None if obj[name] is None else factory.from_dict(obj[name])
         for name, factory in _FACTORIES.items()
@@ -140,17 +145,3 @@ def check_scan(scan) -> None:
     first, last = scan["image_range"]
     if not 0 <= int(last) - int(first) < MAX_IMAGES:
         raise ValueError(f"a scan of images {first} to {last}")
-
-
-def _convert_trusted_ranges(detector: dict, was_inclusive: bool) -> None:
-    """Bring the trusted ranges of a saved detector to the convention of this dxtbx.
-
-    As dxtbx itself did when it changed: the lower end moves by one, the upper end stays.
-    """
-    step = int(trusted_range_is_inclusive()) - int(was_inclusive)
-    if step == 0:
-        return
-    for panel in detector["panels"]:
-        low, high = panel["trusted_range"]
-        if low < high:
-            panel["trusted_range"] = [low + step, high]

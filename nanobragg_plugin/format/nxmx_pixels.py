@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.ballast import Ballast
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS
 from nanobragg_plugin.format.nxmx_tree import FrameLayout
@@ -211,7 +211,7 @@ def is_untrusted(value: int, trusted: Sequence[float]) -> bool:
     low, high = trusted
     if low >= high:
         return False
-    if trusted_range_is_inclusive():
+    if dxtbx_versions.trusted_range_is_inclusive():
         return value < low or value > high
     return value <= low or value >= high
 

@@ -16,7 +16,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin import __version__
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.nxmx_frames import IMGCIF_TO_MCSTAS, goniometer_axes
 from nanobragg_plugin.format.nxmx_models import (
     FORMAT_VERSION,
@@ -159,7 +159,8 @@ def trusted_limits(detector) -> tuple[int, int] | None:
     ranges = [r for r in (panel.get_trusted_range() for panel in detector) if r[0] < r[1]]
     if not ranges:
         return None
-    low = np.floor(max(r[0] for r in ranges)) + (0 if trusted_range_is_inclusive() else 1)
+    inclusive = dxtbx_versions.trusted_range_is_inclusive()
+    low = np.floor(max(r[0] for r in ranges)) + (0 if inclusive else 1)
     high = np.floor(min(r[1] for r in ranges))
     # the stock readers' own limits; infinity has no integer
     return int(max(low, -(2**31))), int(min(high, 2**31 - 1))
@@ -197,7 +198,7 @@ def _write_detector(handle: h5py.File, detector, scan) -> None:
     limits = trusted_limits(detector)
     if limits is not None:
         group["underload_value"], group["saturation_value"] = limits
-    times = [] if scan is None else list(scan.get_exposure_times())
+    times = dxtbx_versions.exposure_times(scan)
     if times and min(times) > 0 and max(times) - min(times) <= 1e-9 * max(times):
         _dataset(group, "count_time", times[0], units="s")
         _dataset(group, "frame_time", times[0], units="s")
@@ -245,7 +246,7 @@ def _write_sample(handle: h5py.File, experiment, num_images: int, to_file: np.nd
     group = _group(handle, "/entry/sample", "NXsample")
     group["name"] = "simulated crystal"
     scan, goniometer = experiment.scan, experiment.goniometer
-    if scan is None or goniometer is None or scan.is_still():
+    if goniometer is None or not dxtbx_versions.is_rotation(scan):
         group["depends_on"] = "."
         return
     transformations = _group(handle, TRANSFORMATIONS, "NXtransformations")

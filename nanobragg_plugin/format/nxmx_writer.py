@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
+from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.format.ballast import Ballast
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
 from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
@@ -174,7 +174,7 @@ def number_of_images(experiment, n_images: int | None) -> int:
         if getattr(experiment, name) is None:
             raise Sorry(f"The experiment has no {name}: an image file needs one")
     scan = experiment.scan
-    turns = scan is not None and not scan.is_still()
+    turns = dxtbx_versions.is_rotation(scan)
     if turns and experiment.goniometer is None:
         raise Sorry("The experiment has a scan that turns, and no goniometer to turn")
     if n_images is None:
@@ -198,7 +198,7 @@ def _check_dtype(detector, dtype: np.dtype, expected: bool) -> None:
         return
     for i, panel in enumerate(detector):
         low, high = panel.get_trusted_range()
-        step = 0 if trusted_range_is_inclusive() else 1
+        step = 0 if dxtbx_versions.trusted_range_is_inclusive() else 1
         if low < high and (low + step < 0 or high - step > 65535):
             raise Sorry(
                 f"Panel {i} trusts values from {low:g} to {high:g}, which uint16 does not hold: "

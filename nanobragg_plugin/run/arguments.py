@@ -24,10 +24,9 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     """
     command, plain_scope = usage.split()[0], scope
     args = plain(args)
-    for arg in args:
-        if "=" not in arg:
-            require_file(arg)
-            expt_guard.check_file(arg)
+    for file in files_of(args):
+        require_file(file)
+        expt_guard.check_file(file)
     name = preset_of(args)
     check_arguments(args, plain_scope)
     preset = [] if name in (None, "help") else [adapt.preset_file(name)]
@@ -66,6 +65,22 @@ def plain(args: list[str]) -> list[str]:
         arg.split("=", 1)[1].strip("\"'") if arg.startswith("input.experiments=") else arg
         for arg in args
     ]
+
+
+def files_of(args: list[str]) -> list[str]:
+    """The files that arguments name, and the experiment lists that PHIL files among them name."""
+    files = [arg for arg in args if "=" not in arg]
+    named = []
+    for file in files:
+        if not file.endswith(PHIL_FILES) or not Path(file).is_file():
+            continue
+        for given in parse_file(file).all_definitions():
+            name = " ".join(word.value for word in given.object.words)
+            if given.path == "input.experiments":
+                if "$" in name:
+                    raise Sorry(f"{file}: input.experiments={name}: name the file itself")
+                named.append(name)
+    return files + named
 
 
 def preset_of(args: list[str]) -> str | None:

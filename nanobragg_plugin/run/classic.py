@@ -227,7 +227,7 @@ def show(t: Translated, say: Say) -> None:
         experiment = exact.experiment_of(t)
         if t.mask is not None:
             exact.with_mask(experiment, t.mask)
-        write_experiments(t.settings.show_expt, [experiment])
+        write_experiments(t.settings.show_expt, [experiment], "nanobragg.classic")
         say(f"# wrote {t.settings.show_expt}, the models")
     if t.settings.show_phil:
         say("\n".join(phil.phil_of(t)))

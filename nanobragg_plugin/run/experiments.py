@@ -12,7 +12,7 @@ from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.adapters.load import LOOKUPS
 from nanobragg_plugin.format.FormatNanoBraggLive import FormatNanoBraggLive
 from nanobragg_plugin.format.image_files import image_numbers, image_path
@@ -97,7 +97,10 @@ def _experiment(
     )
 
 
-def write_experiments(path: str | Path, experiments: Sequence[Any]) -> None:
-    """Write an .expt that appears only when it is whole."""
-    listed = ExperimentList(list(experiments)).to_dict()
-    write_text(path, json.dumps(listed, indent=2))
+def write_experiments(
+    path: str | Path, experiments: Sequence[Any], command: str = "nanobragg.simulate"
+) -> None:
+    """Write an .expt that appears only when it is whole; command: which writes it."""
+    listed = ExperimentList(list(experiments))
+    dxtbx_versions.note_history(listed, command)
+    write_text(path, json.dumps(listed.to_dict(), indent=2))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters.load import MODELS
+from nanobragg_plugin.adapters import dxtbx_versions, load
 from nanobragg_plugin.adapters.strangers import read_text
 from nanobragg_plugin.format.nxmx_models import check_scan
 
@@ -20,12 +21,21 @@ FEW_POINTS = 1000
 
 
 def check_file(name: str) -> None:
-    """`Sorry` for an experiment list with a scan that dxtbx would make endless lists of, or with
-    models in files of their own, whatever those are. Anything else is left to dxtbx."""
+    """`Sorry` for an experiment list with a scan that dxtbx would make endless lists of, with
+    models in files of their own, whatever those are, or with masks that are more than arrays.
+    Anything else is left to dxtbx."""
     try:
         with Path(name).open("rb") as stream:
-            if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            head = b""
+            while not head and (more := stream.read(4096)):
+                head = more.lstrip(b"\xef\xbb\xbf \t\r\n")
+            if not head.startswith(b"{"):
                 return
+            if stream.seek(0, os.SEEK_END) > MAX_BYTES:
+                raise Sorry(f"{name} is no experiment list: it is longer than {MAX_BYTES} bytes")
+    except OSError:
+        return
+    try:
         content = json.loads(read_text(name, "an experiment list", MAX_BYTES))
     except (OSError, ValueError, RecursionError, Sorry):
         return
@@ -39,7 +49,7 @@ def check_file(name: str) -> None:
         except (ValueError, TypeError, OverflowError):
             shown = " ".join(str(scan["image_range"]).split())[:60]
             raise Sorry(f"{name}: the image_range of scan {number} is {shown}; mend it") from None
-    for model in MODELS:
+    for model in load.MODELS:
         for number, of_model in enumerate(_dictionaries(content, model)):
             for key, points in of_model.items():
                 if key.endswith("_scan_points") and isinstance(points, list):
@@ -49,12 +59,14 @@ def check_file(name: str) -> None:
                             "than any of its scans has images; mend it"
                         )
     for number, experiment in enumerate(_dictionaries(content, "experiment")):
-        for model in (*MODELS, "imageset", "profile", "scaling_model"):
+        for model in (*load.MODELS, "imageset", "profile", "scaling_model"):
             if isinstance(experiment.get(model), str):
                 raise Sorry(
                     f"{name}: the {model} of experiment {number} is in a file of its own, which is "
                     "not read; write the list anew with dials.import or dials.modify_geometry"
                 )
+    dxtbx_versions.require_readable(content, name)
+    load.check_lookups(content, os.path.dirname(os.path.abspath(name)))
 
 
 def _dictionaries(content: dict, name: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.adapters.load import check_unpickled
 from nanobragg_plugin.adapters.strangers import refuse_pickles
 from nanobragg_plugin.run import expt_guard
@@ -68,7 +68,9 @@ class Series:
     def models(self, number: int) -> tuple[Any, Any]:
         """Detector and beam of an image."""
         imageset, index = self.images[number - self.first]
-        return imageset.get_detector(index), imageset.get_beam(index)
+        detector, beam = imageset.get_detector(index), imageset.get_beam(index)
+        dxtbx_versions.require_s0(beam, f"the beam of image {number}")
+        return detector, beam
 
     def image(self, number: int, count: int = 1) -> Image:
         """The sum of `count` images from this number on; one of them is in memory at a time."""
@@ -92,7 +94,7 @@ class Series:
         if len(self.images) == 1:
             which = "still" if _scan(imageset) is None else which
         scan = _scan(imageset)
-        if scan is None or scan.get_oscillation()[1] == 0:
+        if not dxtbx_versions.is_rotation(scan):
             return f"{name}, {which}"
         start, width = scan.get_image_oscillation(number)
         return f"{name}, {which}, {start:g}° to {start + count * width:g}°"
@@ -100,7 +102,7 @@ class Series:
 
 def _scan(imageset: Any) -> Any:
     """The scan of an image sequence that turns, or None."""
-    return imageset.get_scan() if hasattr(imageset, "get_array_range") else None
+    return imageset.get_scan() if dxtbx_versions.is_sequence(imageset) else None
 
 
 def read(imageset: Any, index: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:

@@ -9,7 +9,7 @@ import numpy as np
 from dials.array_family import flex
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks, load
+from nanobragg_plugin.adapters import checks, dxtbx_versions, load
 from nanobragg_plugin.adapters.strangers import require_file
 from nanobragg_plugin.run.marks import Spots
 from nanobragg_plugin.run.view_images import Series
@@ -97,7 +97,7 @@ def _on_images(
     """bool [n]: which spots are on the images, by their bbox or their centroid z."""
     imageset, index = series.images[number - series.first]
     low = number - 1
-    if not hasattr(imageset, "get_array_range"):
+    if not dxtbx_versions.is_sequence(imageset):
         if len(imageset) == 1:  # a still of its own
             return np.ones(len(z), bool)
         low = index
@@ -132,7 +132,7 @@ def predicted(series: Series, number: int, count: int, margin: float) -> Spots:
             padding = margin * experiment.scan.get_oscillation()[1]  # beyond the scan's ends
         tables.extend(flex.reflection_table.from_predictions(experiment, padding=padding))
     found = _spots("predicted", tables, "xyzcal.px")
-    if not hasattr(imageset, "get_array_range"):
+    if not dxtbx_versions.is_sequence(imageset):
         return found
     z = np.array(tables["xyzcal.px"]).reshape(-1, 3)[:, 2]
     return found.only((number - 1 - margin <= z) & (z < number - 1 + count + margin))

@@ -11,7 +11,7 @@ from typing import Any
 from dxtbx.model import Experiment
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters import checks, dxtbx_versions
 from nanobragg_plugin.format.cbf_writer import CbfWriter
 from nanobragg_plugin.format.image_files import NUMBER, ImageWriter, image_numbers, image_path
 from nanobragg_plugin.format.nxmx_pixels import PartWriter, Pixels
@@ -85,7 +85,7 @@ class Form:
         varying = [
             name
             for name, points in (
-                ("beam", experiment.beam.num_scan_points),
+                ("beam", dxtbx_versions.scan_points(experiment.beam)),
                 ("goniometer", getattr(experiment.goniometer, "num_scan_points", 0)),
             )
             if points
