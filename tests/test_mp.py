@@ -106,6 +106,7 @@ def test_processes_threads_and_parts_make_the_same(expt: str) -> None:
         ("two", "mp.nproc=2"),
         ("parts", "mp.nproc=1", "output.images_per_part=13"),
         ("threads", "mp.nproc=1", "compute.nthreads=2"),
+        ("memory", "mp.memory_gb=2"),
     ):
         sim.simulate(expt, *more, *change, f"output.prefix={prefix}")
         assert everything(prefix) == one
