@@ -41,9 +41,9 @@ class Cluster:
                 break
             time.sleep(0.1)
 
-    def worker(self) -> subprocess.Popen:
+    def worker(self, *more: str) -> subprocess.Popen:
         """Without a nanny, which would start it again when it is killed."""
-        more = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
+        more += ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
         return self._start(*WORKER, "--scheduler-file", str(self.file), *more)
 
     def wait(self, workers: int) -> str:
@@ -119,6 +119,33 @@ def test_workers_make_the_same_though_one_dies(dask: Cluster, tmp_cwd: Path) -> 
     assert names == [
         f"two.{e}" for e in ("expt", "nxs", "provenance.json", "truth.mtz", "truth.refl")
     ]
+
+
+BROKEN = """
+from nanobragg_plugin.run.maker import Maker
+
+def fail(self, part, *given):
+    raise OSError(28, "No space left on device", "/tmp/of_this_machine")
+
+Maker.make = fail
+"""
+
+
+def test_a_task_that_fails_is_tried_elsewhere(dask: Cluster, tmp_cwd: Path, caplog) -> None:
+    """One worker can write nothing: the other makes all. Alone it says why, in one sentence."""
+    Path("broken.py").write_text(BROKEN)
+    path = sim.write_expt("models.expt", sim.sweep(scan=sim.scan(1, 6)), images=True)
+    dask.worker("--preload", str(tmp_cwd / "broken.py"))
+    arguments = (path, *sim.QUICK, f"mp.scheduler={dask.file}")
+    dask.wait(1)
+    with pytest.raises(sim.Sorry, match="^/tmp/of_this_machine: No space left on device$"):
+        sim.simulate(*arguments)
+    dask.worker()
+    dask.wait(2)
+    sim.simulate(*arguments)
+    assert "/tmp/of_this_machine" in LOG.read_text() and "; tried elsewhere" in LOG.read_text()
+    sim.simulate(path, *sim.QUICK, "mp.nproc=1", "output.prefix=one")
+    assert (sim.pixels() == sim.pixels("one.nxs")).all()
 
 
 def test_a_scheduler_file_and_what_is_amiss(dask: Cluster, tmp_cwd: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from libtbx import Auto
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.run import messages
+from nanobragg_plugin.adapters.checks import one_line
 from nanobragg_plugin.run.job import Job
 from nanobragg_plugin.run.maker import Maker
 from nanobragg_plugin.run.parts import Part
@@ -36,7 +38,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
         yield None
         return
     with _client(_distributed(), scheduler) as client:
-        here = len(client.scheduler_info()["workers"])
+        here = len(client.nthreads())
         logger.info("The scheduler %s has %d workers", scheduler, here)
         if not here:
             logger.warning("No worker has come yet: the images begin with the first")
@@ -56,31 +58,73 @@ def run(
     # A task that returns the job, so that it travels once to the scheduler, from there to a worker,
     # and from worker to worker; what is scattered is lost with the worker that has it.
     scattered = client.submit(_itself, job, pure=False, retries=RETRIES)
-    futures = {
-        client.submit(make, scattered, part, pure=False, retries=RETRIES): part for part in parts
-    }
+    of = {"pure": False, "retries": RETRIES}
+    futures = {client.submit(make, scattered, part, **of): part for part in parts}
+    failed: dict[int, list[str]] = {}
+    waiting = distributed.as_completed(list(futures))
     try:
-        for future in distributed.as_completed(list(futures)):
+        for future in waiting:
             part = futures.pop(future)
-            _check(distributed, future, part)
-            done(part)
-            progress(len(part))
+            failure = _checked(distributed, future, part)
+            if failure is None:
+                done(part)
+                progress(len(part))
+                continue
+            failed.setdefault(part.number, []).append(failure.worker)
+            others = _others(client, failed[part.number], part, failure)
+            logger.warning("%s failed on %s: %s; tried elsewhere", part, *failure.where)
+            again = client.submit(
+                make, scattered, part, workers=others, allow_other_workers=True, **of
+            )
+            futures[again] = part
+            waiting.add(again)
     finally:
         client.cancel(list(futures), force=True)
+
+
+def _others(client: Any, failed: list[str], part: Part, failure: Failure) -> list[str]:
+    """The workers on which a part has not failed; what failed is raised if it did too often, or
+    there are none."""
+    others = [name for name in client.nthreads() if name not in failed]
+    if len(failed) <= RETRIES and others:
+        return others
+    if isinstance(failure.error, (OSError, MemoryError)):
+        raise failure.error
+    raise RuntimeError(f"{part} could not be made:\n{failure.trace}") from failure.error
 
 
 def _itself(job: Job) -> Job:
     return job
 
 
-def make(job: Job, part: Part) -> str | None:
-    """The task: a part of the job, written by the worker into the job's folder. What is amiss, if
-    it is of no use to try again."""
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, on which worker, that may go well elsewhere."""
+
+    worker: str
+    error: Exception
+    trace: str
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """The worker, and what is amiss in a line."""
+        return self.worker, one_line(self.error) or type(self.error).__name__
+
+
+def make(job: Job, part: Part) -> str | Failure | None:
+    """The task: a part of the job, written by the worker into the job's folder. A sentence is of
+    what is amiss wherever it is tried."""
+    from distributed import get_worker
+
     try:
-        with _lock, messages.clear():
+        with _lock:
             _maker(job).make(part)
     except Sorry as error:
         return str(error)
+    except Exception as error:
+        # others may not be unpickled
+        own = error if isinstance(error, (OSError, MemoryError)) else RuntimeError(str(error))
+        return Failure(get_worker().address, own, traceback.format_exc())
     return None
 
 
@@ -99,12 +143,13 @@ def _maker(job: Job) -> Maker:
     return maker
 
 
-def _check(distributed: Any, future: Any, part: Part) -> None:
-    """`Sorry` for a part that could not be made."""
+def _checked(distributed: Any, future: Any, part: Part) -> Failure | None:
+    """What a part says that failed where it was tried; `Sorry` for one that cannot be made."""
     if future.status == "finished":
-        if future.result() is not None:
-            raise Sorry(future.result())
-        return
+        found = future.result()
+        if isinstance(found, str):
+            raise Sorry(found)
+        return found
     if future.status == "cancelled":
         raise Sorry(f"{part} were cancelled by the scheduler: is it still there?")
     error = future.exception()
