@@ -314,3 +314,36 @@ def test_the_provenance_says_nothing_of_who_did_it(expt: str) -> None:
     sim.simulate(expt, *sim.QUICK, "output.overwrite=True")
     assert json.loads(Path("simulated.provenance.json").read_text()) == one
     assert command.phil_scope.fetch(parse(one["phil"])).extract().crystal.Ncells_abc == [6, 5, 4]
+
+
+@pytest.mark.parametrize("more", [(), VIRTUAL, ("output.format=cbf",)])
+def test_files_are_on_the_disk_before_their_parts_go(more: tuple, expt: str, monkeypatch) -> None:
+    """What a power cut might take is written before the folder is removed, in whose place it is;
+    while images are made nothing waits for the disk."""
+    said: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_sync(number: int) -> None:
+        said.append(("on the disk", os.path.basename(os.readlink(f"/proc/self/fd/{number}"))))
+        fsync(number)
+
+    def note_name(source, target) -> None:
+        said.append(("named", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_name)
+    sim.simulate(expt, *sim.QUICK, *more, "mp.nproc=1")
+    final = [name for name in os.listdir() if name.endswith((".nxs", ".h5", ".cbf"))]
+    removed = said.index(("named", ".simulated.parts.removed"))
+    for name in final:
+        synced, named = (
+            said.index(("on the disk", name)),
+            len(said) - 1 - said[::-1].index(("named", name)),
+        )
+        assert synced < named < removed
+    assert ("on the disk", Path.cwd().name) in said[:removed]
+    ledgers = [i for i, (what, name) in enumerate(said) if name.startswith("part_")]
+    assert len(ledgers) > 2 and min(i for i, (w, _) in enumerate(said) if w == "on the disk") > max(
+        ledgers
+    )

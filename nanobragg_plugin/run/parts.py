@@ -72,34 +72,30 @@ def parts_of(counts: Sequence[int], size: int | None = None) -> tuple[Part, ...]
     return tuple(result)
 
 
-def sha256(path: Path, sync: bool = False) -> str:
-    """Checksum of a file; sync: of one that then is on the disk, whatever happens."""
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        if sync:
-            os.fsync(handle.fileno())
         for block in iter(lambda: handle.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 
 def write_whole(path: Path, content: dict) -> None:
-    """Write JSON that appears when it is whole and on the disk."""
+    """Write JSON that appears when it is whole. It need not be on the disk yet: after a power cut
+    the checksums say what is."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with open(temporary, "w", encoding="utf-8") as handle:
             json.dump(content, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def commit(folder: Path, part: Part, files: Iterable[Path], fingerprint: str, facts: dict) -> None:
     """The part is done: its files are whole. facts: what is to be known of it later."""
-    sums = {path.name: sha256(path, sync=True) for path in files}
+    sums = {path.name: sha256(path) for path in files}
     of = {"fingerprint": fingerprint, "first": part.first, "end": part.end, "file": part.file}
     write_whole(folder / part.ledger, {**of, "files": sums, "facts": facts})
 
@@ -128,12 +124,17 @@ class Folder:
 
     def move(self, names: Sequence[str]) -> None:
         """Give these files their own names, all together as far as that can be: a run that is
-        stopped meanwhile does it again."""
+        stopped meanwhile does it again. They are on the disk first, as nothing is kept of what
+        they are made of."""
+        for name in names:
+            _sync(self.where(name))
         write_whole(self.path / MOVING, {"names": list(names)})
+        _sync(self.path / MOVING)
+        _sync(self.path)
         for name in names:
             if (self.path / name).exists():
                 os.replace(self.path / name, self.home / name)
-        _sync_folder(self.home)
+        _sync(self.home)
 
     def remove(self) -> None:
         """All is where it should be."""
@@ -270,7 +271,8 @@ def _removed(path: Path) -> Path:
     return path.with_name(f".{path.name}.removed")
 
 
-def _sync_folder(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """See that a file, or the names in a folder, are on the disk, whatever happens."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some file systems cannot
