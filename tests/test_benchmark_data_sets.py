@@ -38,7 +38,8 @@ def test_figures_of_two_processes() -> None:
     assert found["images_per_s"] == pytest.approx(4 / 3.5 + 4 / 4)
     assert found["simulating_s"] == pytest.approx(4 / 8)
     assert found["writing_s"] == pytest.approx((6.2 - 4) / 8)
-    assert found["rest_s"] == pytest.approx((7.5 - 6.2) / 8 + 1.6 / 9)
+    assert found["rest_s"] == pytest.approx((7.5 - 6.2) / 8)
+    assert found["ending_s"] == pytest.approx(1.6)
     assert found["bytes"] == pytest.approx(10000 / 9) and found["peak_mb"] == 300
     assert found["growth"] == []
 

@@ -29,8 +29,8 @@ ENOUGH = 40
 MB = 1e6
 LEGEND = """\
 Data sets: what an image takes of a process that simulates, and else: checksums, words between
-processes, waiting, putting the file together. Growth: of a process, from the second tenth of its
-parts to the last."""
+processes, waiting. In the end: putting the file together. Growth: of a process, from the second
+tenth of its parts to the last."""
 
 
 def measure(
@@ -79,8 +79,8 @@ def made(
 
 def run_of(processes: int, timings: dict[str, Any], command_s: float) -> dict[str, Any]:
     """The record of a data set. Of an image, each in seconds of one process: simulating; writing
-    (compression included); the rest, which is what the whole takes beyond these (checksums, words
-    between processes, waiting, and putting the file together)."""
+    (compression included); the rest, between parts (checksums, words between processes, waiting).
+    ending_s: of the whole, putting the file together and all that is beside the images."""
     parts, images = timings["parts"], sum(map(images_of, timings["parts"]))
     by = itemgetter("process")
     crews = [
@@ -104,7 +104,8 @@ def run_of(processes: int, timings: dict[str, Any], command_s: float) -> dict[st
         ),
         "simulating_s": simulating / number,
         "writing_s": (busy - simulating) / number,
-        "rest_s": (spans - busy) / number + (timings["ended"] - last) / images,
+        "rest_s": (spans - busy) / number,
+        "ending_s": timings["ended"] - last,
         "bytes": total(parts, "bytes") / images,
         "peak_mb": max(part["peak"] for part in theirs) / MB,
         "growth": [grown(crew) for crew in workers if len(crew) >= ENOUGH],
@@ -181,7 +182,8 @@ def lines(record: dict[str, Any], alone: dict[str, Any] | None) -> Iterator[str]
         )
     )
     yield (
-        "  {making_s:.1f} s in all ({command_s:.1f} s the command), {0:.2f} MB an image, peak "
+        "  {making_s:.1f} s in all, {ending_s:.2g} s of them in the end ({command_s:.1f} s the "
+        "command), {0:.2f} MB an image, peak "
         "{peak_mb:.0f} MB a process".format(record["bytes"] / MB, **record)
     )
     for one in record["growth"]:
