@@ -63,8 +63,8 @@ def picture(
     exposure: Exposure,
     fluence: float,
 ) -> Picture:
-    """Of images [slow, fast] a panel, photons, and labels of the same shapes: the shoebox a pixel is
-    of, from 0, or -1 of none."""
+    """Of images [slow, fast] a panel, photons, and labels of the same shapes: the shoebox a pixel
+    is of, from 0, or -1 of none."""
     masks = tuple(label >= 0 for label in labels)
     counts = torch.cat([image[mask].double() for image, mask in zip(images, masks)])
     box = torch.cat([label[mask] for label, mask in zip(labels, masks)])

@@ -37,11 +37,17 @@ class Part(Protocol):
 
 
 class Model:
-    """Models with all parts that may be refined, applied in their order."""
+    """Models with all parts that may be refined, applied in their order. changes: of parameters, by
+    name, what is not as their parts have it: prior, bounds, reach."""
 
-    def __init__(self, start: Models, parts: Sequence[Part]) -> None:
+    def __init__(
+        self, start: Models, parts: Sequence[Part], changes: dict[str, dict] | None = None
+    ) -> None:
         self.start, self.parts = start, tuple(parts)
-        self.parameters = Parameters(one for part in parts for one in part.parameters)
+        changes = changes or {}
+        self.parameters = Parameters(
+            replace(one, **changes.get(one.name, {})) for part in parts for one in part.parameters
+        )
 
     def models(self, values: Tensor) -> Models:
         """With values [p] of all parameters, in their units."""
@@ -65,8 +71,8 @@ def _beam(models: Models, **changes: object) -> Models:
 
 @dataclass(frozen=True)
 class Cell:
-    """cells [points, 6] at the start, Angstrom and degrees; names and values of those that are free,
-    and matrix [6, free]: what they change the six by, as the space group has it."""
+    """cells [points, 6] at the start, Angstrom and degrees; names and values of those that are
+    free, and matrix [6, free]: what they change the six by, as the space group has it."""
 
     cells: Tensor
     names: tuple[str, ...]
@@ -206,7 +212,7 @@ class Wavelength:
 
 @dataclass(frozen=True)
 class BeamDirection:
-    """Degrees: the beam (with its polarization) turns about two axes [2, 3] at right angles to it."""
+    """Degrees: the beam and its polarization turn about two axes [2, 3] at right angles to it."""
 
     axes: Tensor
 

@@ -32,7 +32,8 @@ class Undetermined:
 @dataclass(frozen=True)
 class Sigmas:
     """Of the shared parameters: names; covariance [s, s] of inner ones; sigma [s] in the
-    parameters' units, infinite where undetermined; correlation [s, s]; undetermined combinations."""
+    parameters' units, infinite where undetermined; correlation [s, s]; undetermined: combinations
+    that are."""
 
     names: tuple[str, ...]
     covariance: Tensor

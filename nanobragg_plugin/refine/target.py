@@ -38,8 +38,8 @@ class State:
 
 @dataclass(frozen=True)
 class Normal:
-    """At a state: information, half the expected second derivatives of the loss, and gradient, minus
-    half its gradient, of the shared parameters [s] (free ones, then scales of images), of the
+    """At a state: information, half the expected second derivatives of the loss, and gradient,
+    minus half its gradient, of the shared parameters [s] (free ones, then scales of images), of the
     backgrounds [boxes, terms], and of both: mixed [boxes, terms, s]; loss; chi_sqr and the number
     of pixels that it is of."""
 
