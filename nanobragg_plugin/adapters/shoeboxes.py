@@ -12,7 +12,7 @@ from libtbx.utils import Sorry
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nanobragg_plugin.adapters import compared_images
+from nanobragg_plugin.adapters import checks, compared_images
 from nanobragg_plugin.adapters.compared_tables import d_of_places
 
 #: Half the edge of the box of a reflection that has none, pixels and images.
@@ -174,3 +174,19 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
         return found
 
     return read
+
+
+def seen(boxes: Boxes, table: Any, experiment: Any) -> tuple[np.ndarray, ...]:
+    """Of the boxes hkl [n, 3], place [n, 2] fast and slow, image [n] from 0, phi [n] radians; and
+    the width of an image, radians, 0 of a still."""
+    hkl = np.array(table["miller_index"]).reshape(-1, 3)[boxes.rows].astype(float)
+    places = _places(table)[boxes.rows]
+    scan = experiment.scan
+    if scan is None or experiment.goniometer is None:
+        start = 0.0
+        if scan is not None and checks.has_oscillation(scan):
+            start = scan.get_oscillation(deg=False)[0]
+        return hkl, places[:, :2].copy(), np.zeros(len(hkl)), np.full(len(hkl), start), 0.0
+    phi = np.array([scan.get_angle_from_array_index(z, deg=False) for z in places[:, 2]])
+    image = places[:, 2] - scan.get_array_range()[0]
+    return hkl, places[:, :2].copy(), image, phi, abs(scan.get_oscillation(deg=False)[1])

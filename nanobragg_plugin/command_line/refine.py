@@ -40,16 +40,14 @@ from nanobragg_plugin.run import arguments, experiments, messages, outputs, prov
 
 logger = logging.getLogger("dials.nanobragg_plugin.command_line.refine")
 
-#: Of nanobragg.simulate's parameters.
-SUBJECTS = "structure_factors", "crystal", "beam", "sampling", "compute"
+#: Those of nanobragg.simulate's parameters that make the models.
+SUBJECTS = "preset", "geometry", "structure_factors", "crystal", "beam", "sampling", "compute"
 
 
 def _scope() -> Any:
-    scope = parse(phil_files.read("refine"))
-    theirs = adapt.master_scope()
-    hidden = {"output", "experiment"}
-    scope.objects += [one for one in theirs.objects if one.name not in hidden]
-    return parse(scope.as_str(attributes_level=3))
+    theirs = [one for one in adapt.master_scope().objects if one.name in SUBJECTS]
+    texts = [one.as_str(attributes_level=3) for one in theirs]
+    return parse("\n".join([phil_files.read("refine"), *texts]))
 
 
 phil_scope = _scope()
@@ -67,6 +65,8 @@ def _run(args: list[str]) -> None:
     tables = [arg for arg in args if arg.endswith(".refl")]
     rest = [arg for arg in args if not arg.endswith(".refl")]
     params, options, listed, diff_phil = arguments.parse_command(rest, phil_scope, USAGE, __doc__)
+    if params.preset is not None:
+        raise Sorry("preset: a refinement has the models of an experiment list; leave it out")
     if len(tables) != 1 or len(params.input.experiments) != 1:
         raise Sorry("give one experiment list (.expt) and its reflections (.refl)")
     arguments.check_readable(tables)
@@ -91,18 +91,17 @@ def _run(args: list[str]) -> None:
 
 
 def refine(params: Any, made: Problem, table: Any, files: Files) -> None:
-    """Refine, and write what was found; `Sorry` afterwards if that is not all that was asked for."""
+    """Refine, and write what was found; `Sorry` afterwards where that is not what was asked for."""
 
-    def step(stage, iteration: int, normal: Any, damping: float) -> None:
-        chi_sqr = normal.chi_sqr / normal.n
-        words = iteration, normal.loss, chi_sqr, damping
+    def step(stage: Any, iteration: int, normal: Any, damping: float) -> None:
+        if iteration == 0:
+            logger.info("\nStage: %s", stage)
+            return
+        words = iteration, normal.loss, normal.chi_sqr / normal.n, damping
         logger.info("  %3d   loss %.8g   chi^2 a pixel %.5g   damping %.0e", *words)
 
-    def begun(stage, _) -> None:
-        logger.info("\nStage: %s", stage)
-
     of = made.target, made.built, made.stages, params.refine.iterations
-    target, found, all_found = schedule.run(*of, step, begun)
+    target, found, all_found = schedule.run(*of, step, made.spots)
     known = report.found_sigmas(target, found)
     content = report.figures(target, found, known)
     stages = [(str(stage), one.losses) for stage, one in zip(made.stages, all_found)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from libtbx import Auto
 from libtbx.utils import Sorry
 
@@ -14,8 +15,10 @@ from nanobragg_plugin.adapters import fluence, load, shoeboxes
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
-from nanobragg_plugin.refine import build, schedule
+from nanobragg_plugin.constants import RTD
+from nanobragg_plugin.refine import build, positions, schedule
 from nanobragg_plugin.refine.build import Built
+from nanobragg_plugin.refine.positions import Spots
 from nanobragg_plugin.refine.schedule import Stage
 from nanobragg_plugin.refine.target import Target
 
@@ -39,6 +42,7 @@ class Problem:
     target: Target
     stages: list[Stage]
     fluence: float | None
+    spots: Spots | None
     notes: tuple[str, ...]
 
 
@@ -49,8 +53,8 @@ def problem(
     name: str,
     progress: Callable[[], None] = lambda: None,
 ) -> Problem:
-    """Of extracted parameters, a dxtbx experiment with its images, a DIALS reflection table, and the
-    name of the experiment list; progress is called for every image that is read."""
+    """Of extracted parameters, a dxtbx experiment with its images, a DIALS reflection table, and
+    the name of the experiment list; progress is called for every image that is read."""
     assumed = _assume(params, experiment)
     stages = schedule.stages_of(params.refine)
     chosen = load.select_images(experiment, params.sampling.image_range)
@@ -79,12 +83,24 @@ def problem(
             "There is no mosaic spread to refine: give it a start, crystal.mosaic.spread_deg"
         )
     _check(target, built, stages)
+    spots = _spots(plan, built, boxes, table) if params.refine.positions else None
     of = experiment, plan, built, boxes, target, stages
-    return Problem(*of, assumed, tuple(notes))
+    return Problem(*of, assumed, spots, tuple(notes))
+
+
+def _spots(plan: Plan, built: Built, boxes: Boxes, table: Any) -> Spots:
+    """The reflections of the boxes, where they were seen."""
+    hkl, place, image, phi, width = shoeboxes.seen(boxes, table, plan.dxtbx_experiment)
+    arrays = hkl, boxes.panel, place, image, phi
+    found = Spots(*(torch.from_numpy(one) for one in arrays), torch.ones(len(hkl)))
+    spreads = [built.model.parameters[name].value for name in built.names["mosaic"]]
+    return positions.with_sigma(found, plan.experiment, max(spreads, default=0.0) / RTD, width)
 
 
 def _assume(params: Any, experiment: Any) -> float | None:
     """Fill in what simulating needs and a refinement finds or needs finer; the fluence."""
+    # nothing of the simulated background is in a plan but nanoBragg.c's water: there is none
+    params.__inject__("background", adapt.master_scope().extract().background)
     mosaic = params.crystal.mosaic
     given = mosaic.spread_deg or max(mosaic.spread_abc_deg or [0])
     if mosaic.domains is Auto and given:

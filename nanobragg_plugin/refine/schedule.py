@@ -10,12 +10,19 @@ from typing import Any
 from libtbx.utils import Sorry
 from torch import Tensor
 
+from nanobragg_plugin.refine import positions
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.minimise import Found, minimise
+from nanobragg_plugin.refine.positions import Spots
 from nanobragg_plugin.refine.target import Normal, State, Target, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
+#: What places of spots depend on.
+GEOMETRY = (
+    *("orientation", "cell", "detector_shift", "distance", "detector_tilt", "beam", "wavelength"),
+    "spindle",
+)
 #: All that refine.parameters may name.
 KINDS = (
     *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
@@ -69,20 +76,29 @@ def run(
     built: Built,
     stages: list[Stage],
     iterations: int,
-    report: Callable[[Stage, int, Normal, float], None],
-    begun: Callable[[Stage, Normal | None], None] = lambda stage, normal: None,
+    report: Callable[[Stage, int, Normal | None, float], None],
+    spots: Spots | None = None,
 ) -> tuple[Target, Found, list[Found]]:
-    """All stages: the last one's target and what it found, and what each found.
+    """All stages: the last one's target and what it found, and what each found. spots: of a stage
+    by their places before all others, None: there is none. report is called with a stage, 0 where
+    it begins or the number of an iteration, its normal equations (None at 0) and the damping.
 
     `Sorry` where the models have no photons in the shoeboxes.
     """
     state, found = target.start(), []
+    if spots is not None:
+        kinds = {kind for stage in stages for kind in stage.kinds}
+        free = [name for kind in GEOMETRY if kind in kinds for name in built.names[kind]]
+        inner = (
+            positions.refine(built.model, state.inner, tuple(free), spots) if free else state.inner
+        )
+        state = replace(state, inner=inner)
     for number, stage in enumerate(stages):
         kept, state = state, blurred(built, state, stage.blur)
         if number == 0:
             state = _with_scale(target, built, state)
         own = of_stage(target, built, stage)
-        begun(stage, None)
+        report(stage, 0, None, 0.0)
 
         def reports(iteration: int, normal: Normal, damping: float, of: Stage = stage) -> None:
             report(of, iteration, normal, damping)

@@ -29,8 +29,8 @@ class Sums:
 
 
 def sums(target: Target, state: State, boxes: Boxes, drawn: int = 12) -> Sums:
-    """Of the boxes that the data of a target are of; drawn: how many crops are made, of the brightest
-    and of those that fit worst."""
+    """Of the boxes that the data of a target are of; drawn: how many crops are made, of the
+    brightest and of those that fit worst."""
     n = len(boxes.rows)
     total, moments = np.zeros((5, n)), np.zeros((3, n))
     expected = target.expected(state)
@@ -56,7 +56,7 @@ def _in(boxes: Boxes, picture: Picture) -> np.ndarray:
 
 
 def _images(target: Target, picture: Picture, found: Expected) -> list[np.ndarray]:
-    """[5, slow, fast] a panel: 1 of every pixel, counts, model, background, chi^2; NaN elsewhere."""
+    """[5, slow, fast] a panel: 1 of a pixel, counts, model, background, chi^2; NaN elsewhere."""
     mu = found.bragg + found.background
     chi_sqr = target.noise.terms(picture.counts, mu).chi_sqr
     values = [chi_sqr * 0 + 1, picture.counts, found.bragg, found.background, chi_sqr]
