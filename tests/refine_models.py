@@ -1,4 +1,4 @@
-"""A small still or sweep for the tests of nanobragg_plugin.refine: core models, tiles for shoeboxes.
+"""A small still or sweep for the tests of nanobragg_plugin.refine: core models, tiles as shoeboxes.
 
 The panel is not square, the crystal triclinic, the amplitudes random.
 """
