@@ -230,11 +230,6 @@ def test_undetermined_are_named() -> None:
 
 
 def test_bounds_hold() -> None:
-    target = (
-        target_of(("orientation", "Ncells", "scale"), changes={"Ncells_a": {"bounds": (1.0, 8.5)}})
-        if False
-        else None
-    )
     true = experiment()
     start = replace(parts(true)["Ncells"], start=(8.0, 8.0, 8.0))
     base = target_of(("orientation", "Ncells", "scale"))
