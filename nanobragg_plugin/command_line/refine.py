@@ -11,8 +11,7 @@ Examples::
 
   nanobragg.refine refined.expt refined.refl F.mtz refine.parameters=orientation+cell+scale
 
-  nanobragg.refine still.expt still.refl F.mtz refine.restraint.name=detector_distance \\
-    refine.restraint.sigma=0.1
+  nanobragg.refine still.expt still.refl F.mtz refine.restraint=detector_distance,0.1
 """
 
 from __future__ import annotations
@@ -64,9 +63,9 @@ def run(args: list[str] | None = None) -> None:
 def _run(args: list[str]) -> None:
     tables = [arg for arg in args if arg.endswith(".refl")]
     rest = [arg for arg in args if not arg.endswith(".refl")]
-    params, options, listed, diff_phil = arguments.parse_command(rest, phil_scope, USAGE, __doc__)
-    if params.preset is not None:
+    if arguments.preset_of(rest) is not None:
         raise Sorry("preset: a refinement has the models of an experiment list; leave it out")
+    params, options, listed, diff_phil = arguments.parse_command(rest, phil_scope, USAGE, __doc__)
     if len(tables) != 1 or len(params.input.experiments) != 1:
         raise Sorry("give one experiment list (.expt) and its reflections (.refl)")
     arguments.check_readable(tables)

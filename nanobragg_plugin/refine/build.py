@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -115,34 +116,35 @@ def _changes(params: Any, found: list) -> dict[str, dict]:
     """Restraints and limits, by names of parameters; `Sorry` where there is none of the name."""
     known = {one.name: one for part in found for one in part.parameters}
     changes: dict[str, dict] = {}
-
-    def of(scope: Any, what: str) -> tuple[Any, dict]:
-        if scope.name not in known:
-            raise Sorry(
-                f"refine.{what}.name={scope.name}: the parameters are {', '.join(sorted(known))}"
-            )
-        return known[scope.name], changes.setdefault(scope.name, {})
-
-    for one in params.restraint:
-        if one.name is None:
-            continue
-        parameter, change = of(one, "restraint")
-        if not one.sigma:
-            raise Sorry(f"refine.restraint of {one.name}: give its sigma, above 0")
-        change["prior"] = parameter.value if one.mean is None else one.mean, one.sigma
-    for one in params.limits:
-        if one.name is None:
-            continue
-        parameter, change = of(one, "limits")
-        low = parameter.bounds[0] if one.lowest is None else one.lowest
-        high = parameter.bounds[1] if one.highest is None else one.highest
-        if not low <= parameter.value <= high:
-            raise Sorry(
-                f"refine.limits of {one.name}: its start, {parameter.value:g}, is not from "
-                f"{low:g} to {high:g}"
-            )
-        change["bounds"] = low, high
+    for text in filter(None, params.restraint):
+        name, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
+        if not numbers[0] > 0:
+            raise Sorry(f"refine.restraint={text}: sigma must be above 0")
+        mean = numbers[1] if len(numbers) == 2 else known[name].value
+        changes.setdefault(name, {})["prior"] = mean, numbers[0]
+    for text in filter(None, params.limits):
+        name, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
+        if not low <= known[name].value <= high:
+            start = f"{known[name].value:g}"
+            raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
+        changes.setdefault(name, {})["bounds"] = low, high
     return changes
+
+
+def _numbers(
+    text: str, what: str, form: str, counts: tuple[int, ...], known: dict
+) -> tuple[str, list[float]]:
+    """The name and the numbers of a restraint or of limits."""
+    name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
+    if name not in known:
+        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(sorted(known))}")
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
+        raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
+    return name, numbers
 
 
 def noise_of(params: Any) -> Noise:
