@@ -50,7 +50,7 @@ DATA = (
 STILL = (*DATA, "beam.fluence=6e27")
 SWEEP = (
     *DATA,
-    "beam.fluence=2e28",
+    "beam.fluence=6e27",
     "geometry.goniometer.axis=1,0,0",
     "geometry.scan.image_range=4,6",
     "geometry.scan.oscillation=7,0.7",
@@ -166,11 +166,13 @@ def test_still(still: Path) -> None:
         (table["photons.model"] + table["photons.background"]),
     )
     assert flex.sum(counted) == pytest.approx(flex.sum(expected), rel=0.01)
-    # the model's centroid in a box, of half of which a neighbour's photons are part
+    # of boxes without a neighbour's photons: the true photons and centroids; measured 0.11 pixels
     true = table["xyzobs.px.value"].as_numpy_array()[:, :2]
-    strong = (table["photons.model"] > 1000).as_numpy_array()
-    found = table["xyzcal.px"].as_numpy_array()[:, :2]
-    assert np.median(np.abs(found - true)[strong]) < 0.6
+    found = table["photons.centroid"].as_numpy_array()[:, :2]
+    photons, model = (table[n].as_numpy_array() for n in ("intensity.sum.value", "photons.model"))
+    alone = (photons > 500) & (np.abs(model / photons - 1) < 0.03)
+    assert alone.sum() >= 3
+    assert np.abs(found - true)[alone].max() < 0.3
     simulate(
         *("refined.expt", "refined.phil", "structure_factors.default_F=100", "noise.poisson=False"),
         *("sampling.oversample=2", "background.level=2", "output.prefix=again"),
@@ -184,7 +186,8 @@ def test_still(still: Path) -> None:
 
 
 def test_sweep(sweep: Path) -> None:
-    refine("start.expt", "start.refl", *START, "output.pictures=False")
+    more = "crystal.mosaic.domains=150", "output.pictures=False"
+    refine("start.expt", "start.refl", *START, *more)
     content = check(0.02, 0.1)
     assert content["images"] == 3
     assert not Path("refined_convergence.png").exists()

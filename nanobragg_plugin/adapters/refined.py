@@ -176,14 +176,14 @@ def phil_text(refined: Experiment, fluence: float | None, spreads_deg: tuple[flo
 
 def table_of(table: Any, rows: np.ndarray, columns: dict[str, np.ndarray]) -> Any:
     """A DIALS table of the rows that were refined against, with further columns [n] or [n, 3].
-    Where the model has no photons xyzcal.px is NaN, and the reflection is not marked as used."""
+    Those in whose boxes the model has photons are marked as used in refinement."""
     from dials.array_family import flex
 
     made = table.select(flex.size_t(rows.astype(np.uint64)))
     for name, values in columns.items():
         values = np.ascontiguousarray(values, dtype=float)
         made[name] = flex.vec3_double(values) if values.ndim == 2 else flex.double(values)
-    known = np.isfinite(columns["xyzcal.px"]).all(axis=1)
+    known = np.isfinite(columns["photons.centroid"]).all(axis=1)
     made.unset_flags(flex.bool(len(made), True), made.flags.used_in_refinement)
     made.set_flags(flex.bool(known), made.flags.used_in_refinement)
     return made

@@ -133,7 +133,7 @@ def _write(made: Problem, target, found, content: dict, extra: tuple, files: Fil
     written = refined.written(made.experiment, experiment, sigma)
     experiments.write_experiments(files.experiments, [written])
     columns = {
-        "xyzcal.px": added.centroid + [0, 0, _first(made)],
+        "photons.centroid": added.centroid + [0, 0, _first(made)],
         "photons.model": added.model,
         "photons.background": added.background,
         "photons.counted": added.counts,

@@ -25,7 +25,7 @@ from nanobragg_plugin.refine.target import Target
 #: photons/m^2 where nothing says how many there are: the scale is of them.
 FLUENCE = 1e24
 #: Domains, where their number is not given: spots of less are lumps to who looks at their pixels.
-DOMAINS = 100
+DOMAINS = 200
 #: Images that are simulated in a refinement, for each of the data, and steps for which it pays to
 #: compile.
 EVALUATIONS, COMPILE_STEPS = 20, 1_000_000_000
