@@ -51,18 +51,18 @@ def ours() -> dict[str, tuple[str, list[str]]]:
 def registry(with_us: bool) -> Iterator[None]:
     """dxtbx's registry of format classes as it is where this package is, or is not, installed."""
     dag = {
-        parent: [c for c in children if not c.endswith("NanoBragg")]
+        parent: [c for c in children if "NanoBragg" not in c]
         for parent, children in Registry.get_format_class_dag().items()
     }
     index = {
         name: value
         for name, value in Registry.get_format_class_index().items()
-        if not name.endswith("NanoBragg")
+        if "NanoBragg" not in name
     }
     for name, (module, parents) in ours().items() if with_us else ():
         index[name] = (lambda m=module, n=name: getattr(importlib.import_module(m), n)), parents
         for parent in parents:
-            assert parent in index
+            assert parent in index or parent == "Format"  # the root is in no index
             dag[parent] = sorted([*dag.get(parent, []), name])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Registry, "_format_dag", dag)

@@ -55,8 +55,10 @@ LAYERS = {
         {"torch"} | NUMERIC | DIALS,
     ),
 }
-# The live image format: inside the call that reads, never while the module is imported.
-INSIDE_FUNCTIONS = {"format": ({"simulate"}, {"torch"})}
+# The live image format: inside the call that opens a file, never while the module is imported. It
+# goes by way of run, which makes of parameters and models the very images that are written. Dask:
+# where a cluster is asked for.
+INSIDE_FUNCTIONS = {"format": ({"simulate", "run"}, {"torch"}), "run": (set(), {"distributed"})}
 REFERENCE = {"kernels.reference", "kernels.reference_detector"}
 
 

@@ -297,3 +297,28 @@ def test_an_image_of_two_colours_across_an_edge(tmp_cwd):
     one = plan(middle, "Auto")
     assert math.isfinite(float(one.structure_factors.Fhkl.max()))
     assert "at 1 wavelengths in 1 groups" in "\n".join(one.notes)
+
+
+def test_background_is_of_all_colours(tmp_cwd):
+    """Water in a beam of two colours whose amplitudes differ: as of those whose do not."""
+    pytest.importorskip("dials")
+    import simulate_helpers as sim
+    from dxtbx.model import Beam as DxtbxBeam
+
+    Path("model.pdb").write_text(with_selenium().as_pdb_file())
+    a, b, c = mf.CELLS[SYMBOL][:3]
+    crystal = Crystal((a, 0, 0), (0, b, 0), (0, 0, c), space_group_symbol=SYMBOL)
+    beam = DxtbxBeam((0, 0, 1), (ABOVE + BELOW) / 2)
+    sim.write_expt("sweep.expt", sim.sweep(crystal=crystal, beam=beam))
+    given = ["model.pdb", "beam.spectrum.shape=two_colour", "beam.spectrum.separation_ev=900"]
+    given += ["structure_factors.model.wavelength=Auto", "structure_factors.d_min=2.5"]
+    given += ["beam.flux=1e12", "beam.exposure_s=1", "beam.beamsize_mm=0.05"]
+    given += ["background.water.thickness_mm=1", "noise.poisson=False", "crystal.spot_scale=1e-20"]
+    images = []
+    for tolerance in (0, 100):
+        more = f"structure_factors.model.anomalous.tolerance={tolerance}"
+        usual = [one for one in sim.QUICK if not one.startswith(("beam", "crystal.spot"))]
+        sim.simulate("sweep.expt", *usual, *given, more, f"output.prefix=at{tolerance}")
+        images.append(sim.pixels(f"at{tolerance}.nxs"))
+    assert np.ptp(images[1]) > 10
+    assert np.abs(images[0] - images[1]).max() < 1e-6 * images[1].max()

@@ -210,7 +210,7 @@ def test_sources_that_are_no_sources(tmp_cwd, caplog):
 
 def test_files_that_cannot_be_read(tmp_cwd):
     for name in ("nowhere.txt", "."):
-        with pytest.raises(Sorry, match=f"the list of sources {re.escape(name)} cannot be read"):
+        with pytest.raises(Sorry, match=f"{re.escape(name)}, a list of sources, cannot be read"):
             beam_sources.read_sources(name, core_beam())
 
 

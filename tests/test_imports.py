@@ -33,11 +33,12 @@ GOOD = {
     "format.FormatX": (
         "from dxtbx.format.FormatNXmx import FormatNXmx\nfrom ..adapters import frames\n"
         "def read():\n    from nanobragg_plugin import simulate\n"
+        "    from nanobragg_plugin.run import sweep\n"
     ),
     "run": "",
     "run.sweep": "from nanobragg_plugin.simulate import simulate",
     "command_line": "",
-    "command_line.simulate": "from dials.util import log\nfrom nanobragg_plugin.run import sweep",
+    "command_line.simulate": "from dials.util import log\nfrom nanobragg_plugin.run import job",
 }
 BAD = {
     "the core imports dxtbx": ("models", "import dxtbx.model"),
@@ -81,6 +82,7 @@ BAD = {
     "… through an adapter": ("format.FormatX", "from nanobragg_plugin.adapters import models"),
     "… through its own package": ("format", "from nanobragg_plugin.adapters.models import panel"),
     "a format class simulates": ("format.FormatX", "from nanobragg_plugin import simulate"),
+    "a format class imports the run": ("format.FormatX", "from nanobragg_plugin.run import sweep"),
     "phil parses": ("phil", "from libtbx.phil import parse"),
     "a package nobody declared": ("run.sweep", "import pandas"),
 }

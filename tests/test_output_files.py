@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -20,8 +21,9 @@ import simulate_helpers as sim
 from image_file_helpers import ENDINGS, names
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.run import sweep as run_sweep
 from nanobragg_plugin.run import writers
+from nanobragg_plugin.run.images import Images
+from nanobragg_plugin.simulate import Simulator
 
 LOG = "nanobragg.simulate.log"
 FORMATS = list(ENDINGS)
@@ -167,31 +169,45 @@ def test_stopped_in_the_second_sweep(form, stop, tmp_cwd: Path, monkeypatch) -> 
             raise stop
         return [torch.ones(18, 24)]
 
-    monkeypatch.setattr(run_sweep.Simulator, "image", image)
-    kind = stop if isinstance(stop, type) else Exception
+    monkeypatch.setattr(Simulator, "image", image)
+    kind = Exception if isinstance(stop, OSError) else SystemExit
     with pytest.raises(kind):
         sim.simulate(path, *sim.QUICK, f"output.format={form}", "output.overwrite=True")
     after = sim.contents(Path.cwd())
     after.pop(LOG)
-    assert len(images) == 5 and after == before
+    kept = [name for name in after if name.endswith(f".{ENDINGS[form]}") and ".parts/" in name]
+    assert len(images) == 5 and len(kept) == 4
+    assert {n: c for n, c in after.items() if not n.startswith("simulated.parts")} == before
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_disk_that_is_full_half_way(form, expt, monkeypatch) -> None:
+    """The image that was whole is kept."""
     calls = []
+    writer = writers.FILE_PER_IMAGE[form]
+    original = writer._write_file
 
     def fail(self, path, *args: object) -> None:
         calls.append(path)
-        path.write_bytes(b"half")
         if len(calls) == 2:
+            path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
+        original(self, path, *args)
 
-    monkeypatch.setattr(writers.FILE_PER_IMAGE[form], "_write_file", fail)
-    said = sim.refused(expt, *sim.QUICK, f"output.format={form}")
+    arguments = (expt, *sim.QUICK, f"output.format={form}")
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_write_file", fail)
+        with pytest.raises(Sorry) as caught:
+            sim.simulate(*arguments)
     name = f"simulated_00012.{ENDINGS[form]}"
     assert (
-        said == f"{name} cannot be written: No space left on device; make room, or write elsewhere"
+        str(caught.value)
+        == f"{name} cannot be written: No space left on device; make room, or write elsewhere"
     )
+    there = {path.name for path in Path("simulated.parts").glob("simulated*")}
+    assert there == {f"simulated_00011.{ENDINGS[form]}"}
+    sim.simulate(*arguments)
+    assert names(form, (11, 12, 13)) <= set(os.listdir())
 
 
 COMMAND = [sys.executable, "-m", "nanobragg_plugin.command_line.simulate"]
@@ -219,8 +235,8 @@ def test_a_full_disk(form: str, expt: str) -> None:
     [("cbf", signal.SIGTERM), ("smv", signal.SIGKILL), ("raw", signal.SIGTERM)],
 )
 def test_killed_half_way(form: str, number: int, expt: str) -> None:
-    """The signal comes when some images are written: none has its name, and SIGTERM, which can be
-    caught, leaves no hidden folder either."""
+    """The signal comes when some images are written: none has its name. SIGTERM, which can be
+    caught, leaves nothing but those that are kept."""
     arguments = [expt, *sim.QUICK, "geometry.scan.image_range=1,20000", f"output.format={form}"]
     process = subprocess.Popen(
         [*COMMAND, *arguments],
@@ -228,28 +244,30 @@ def test_killed_half_way(form: str, number: int, expt: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    written = []
-    for _ in range(600):
-        written = list(Path().glob(f".*.part/simulated_*.{ENDINGS[form]}"))
-        if len(written) > 3 or process.poll() is not None:
+    for _ in range(1200):
+        if Path("simulated.parts/part_000001.json").exists() or process.poll() is not None:
             break
         time.sleep(0.1)
     process.send_signal(number)
     process.communicate(timeout=60)
-    assert len(written) > 3
-    there = {name for name in os.listdir() if number == signal.SIGTERM or name[0] != "."}
-    assert there == {"models.expt", LOG}
+    assert set(os.listdir()) == {"models.expt", LOG, "simulated.parts"}
+    there = {path.name for path in Path("simulated.parts").iterdir()}
+    ledgers = [json.loads(p.read_text()) for p in Path("simulated.parts").glob("part_*.json")]
+    kept = {name for ledger in ledgers for name in ledger["files"]}
+    assert kept and kept <= there
+    if number == signal.SIGTERM:
+        assert {name for name in there if name.startswith("simulated")} == kept
 
 
 def test_images_come_one_by_one(expt: str, monkeypatch) -> None:
     """Each is on the disk, whole, before the next is simulated."""
     seen = []
-    original = run_sweep.expected_photons
+    original = Images.expected
 
     def watching(*args: object) -> list:
-        seen.append(len(list(Path().glob(".*.part/simulated_*.cbf"))))
+        seen.append(len(list(Path("simulated.parts").glob("simulated_*.cbf"))))
         return original(*args)
 
-    monkeypatch.setattr(run_sweep, "expected_photons", watching)
+    monkeypatch.setattr(Images, "expected", watching)
     sim.simulate(expt, *sim.QUICK, "output.format=cbf")
     assert seen == [0, 1, 2]

@@ -243,3 +243,13 @@ def test_dials_finds_the_same_spots(with_us: bool, tmp_cwd: Path) -> None:
         assert ifh.worst_corner(imported.detector, detector) < 1e-11
         assert imported.scan.get_image_range() == (11, 15)
         assert imported.goniometer.get_rotation_axis() == pytest.approx((1, 0, 0))
+
+
+def test_a_scan_from_image_0(tmp_cwd: Path) -> None:
+    """dxtbx cannot load an experiment list of one file whose images begin at 0."""
+    sim.write_expt("sweep.expt", sim.sweep(scan=sim.scan(first=0)))
+    said = sim.refused("sweep.expt", *sim.QUICK)
+    assert "begins at image 0" in said and "output.format=cbf" in said
+    sim.simulate("sweep.expt", *sim.QUICK, "output.format=cbf")
+    (found,) = sim.load(check_format=True)
+    assert found.scan.get_image_range() == (0, 2) and len(found.imageset) == 3

@@ -245,7 +245,7 @@ def test_folders_that_cannot_be_written_to(assignment: str, expt: str) -> None:
     assert "cannot write /proc/x" in sim.refused(expt, *sim.QUICK, assignment)
 
 
-@pytest.mark.parametrize("when", ["write", "close"])
+@pytest.mark.parametrize("writer, when", [("PartWriter", "write"), ("NXmxWriter", "close")])
 @pytest.mark.parametrize(
     "failure, words",
     [
@@ -254,13 +254,24 @@ def test_folders_that_cannot_be_written_to(assignment: str, expt: str) -> None:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
     ],
 )
-def test_failures_while_writing(when, failure, words, expt, monkeypatch) -> None:
+def test_failures_while_writing(writer, when, failure, words, expt, monkeypatch) -> None:
+    """What was there stays; images that are made are kept, and the same command goes on."""
+
     def fail(*args: object) -> None:
         raise failure
 
     Path("simulated.nxs").write_text("precious")
-    monkeypatch.setattr(writers.NXmxWriter, when, fail)
-    assert words in sim.refused(expt, *sim.QUICK, "output.overwrite=True")
+    arguments = (expt, *sim.QUICK, "output.overwrite=True")
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(writers, writer), when, fail)
+        with pytest.raises(Sorry, match=words) as caught:
+            sim.simulate(*arguments)
+    assert "\n" not in str(caught.value)
+    assert Path("simulated.nxs").read_text() == "precious"
+    made = Path("simulated.parts").glob("*.h5")
+    assert len(list(made)) == (0 if when == "write" else 3)
+    sim.simulate(*arguments)
+    assert not Path("simulated.parts").exists() and len(sim.pixels()) == 3
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -278,11 +289,13 @@ def test_stopped_in_the_second_sweep(stop, tmp_cwd: Path, monkeypatch) -> None:
         return [torch.ones(18, 24)]
 
     monkeypatch.setattr(Simulator, "image", image)
-    with pytest.raises(stop):
+    with pytest.raises(SystemExit):
         sim.simulate(path, *sim.QUICK, "output.overwrite=True")
     after = sim.contents(Path.cwd())
-    after.pop(LOG)
-    assert len(images) == 5 and after == before
+    assert b"Stopped: 4 of 6 images are done, and kept in" in after.pop(LOG)
+    kept = [name for name in after if name.startswith("simulated.parts/") and name.endswith(".h5")]
+    assert len(images) == 5 and len(kept) == 4
+    assert {n: c for n, c in after.items() if not n.startswith("simulated.parts")} == before
 
 
 # ---- through the real command
@@ -326,19 +339,20 @@ def test_a_full_disk(expt: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_killed_half_way(number: int, expt: str) -> None:
-    """2000 images would take some time; the signal comes when the hidden folder is there."""
+    """20000 images would take some time; the signal comes when the first ones are made. They are
+    kept, nothing else is, and no traceback is printed."""
     arguments = [expt, *sim.QUICK, "geometry.scan.image_range=1,20000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [COMMAND, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    for _ in range(600):
-        if any(name.endswith(".part") for name in os.listdir()) or process.poll() is not None:
+    for _ in range(1200):
+        if Path("simulated.parts/part_000001.json").exists() or process.poll() is not None:
             break
         time.sleep(0.1)
-    time.sleep(0.3)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    expected = (143, -number) if number == signal.SIGTERM else (-number, 1, 130)
-    assert process.returncode in expected
-    assert sorted(os.listdir()) == ["models.expt", LOG]
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in error and b"images are done, and kept in" in output
+    assert sorted(os.listdir()) == ["models.expt", LOG, "simulated.parts"]
+    assert not list(Path("simulated.parts").glob(".*"))

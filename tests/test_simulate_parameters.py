@@ -10,7 +10,7 @@ import contextlib
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,8 @@ import simulate_helpers as sim
 from dials.array_family import flex
 from dxtbx.model import Beam, Crystal, Detector, Goniometer
 
+from nanobragg_plugin.run import cluster, processes
+from nanobragg_plugin.run.maker import Maker
 from nanobragg_plugin.simulate import Simulator
 
 # ---- experiment lists and files to act on
@@ -112,8 +114,8 @@ class Act:
     arguments but those that begin with `without`, and `base`.
 
     what: pixels (values, shape or mask), models (what the .expt has), storage (type and
-    compression), files, threads, batches, compiled (whether that is wanted); refused (the change
-    ends in a Sorry), allowed (without the change it does).
+    compression), files, threads, batches, processes (how many simulate), compiled (whether that is
+    wanted); refused (the change ends in a Sorry), allowed (without the change it does).
     """
 
     change: str
@@ -287,7 +289,7 @@ ACTS = {
             ("measured_element=N", "pixels", (*ANOMALOUS, *MEASURED)),
             (
                 "tolerance=9",
-                "allowed",
+                "pixels",
                 (*MODEL, "structure_factors.model.wavelength=Auto", *MEASURED, *COLOURS),
             ),
         )
@@ -466,6 +468,13 @@ ACTS = {
     "output.preview": Act("output.preview=other.png", "files"),
     "output.compression": Act("output.compression=none", "storage"),
     "output.format": Act("output.format=raw", "files"),
+    "output.joined": Act("output.joined=False", "files"),
+    "output.images_per_part": Act(
+        "output.images_per_part=2", "files", base=("output.joined=False",)
+    ),
+    "mp.nproc": Act("mp.nproc=2", "processes"),
+    "mp.scheduler": Act("mp.scheduler=tcp://127.0.0.1:1", "refused"),
+    "mp.memory_gb": Act("mp.memory_gb=0.001", "refused"),
     "output.expected": Act("output.expected=True", "datasets"),
 }
 
@@ -502,6 +511,7 @@ class Outcome:
     threads: int
     batches: int
     compiled: bool
+    processes: int = 0
 
 
 @cache
@@ -512,9 +522,11 @@ def outcome(folder: Path, arguments: tuple[str, ...]) -> Outcome:
         patch.chdir(folder)
         patch.setattr(torch, "set_num_threads", counted.append)
         batches, compiled = count_batches(patch), count_compilations(patch)
+        crews = []
+        patch.setattr(processes, "run", make_here(crews))
         with made_here(folder) as made:
             sim.simulate(*arguments)
-            return outcome_of(made(), counted, batches, compiled)
+            return replace(outcome_of(made(), counted, batches, compiled), processes=sum(crews))
 
 
 @contextlib.contextmanager
@@ -559,6 +571,20 @@ def outcome_of(
     )
 
 
+def make_here(crews: list[int]) -> Callable[..., None]:
+    """In place of other processes, which take seconds to begin (test_mp.py has them): makes their
+    parts here, and notes how many they would be."""
+
+    def run(job, parts, crew, progress, done) -> None:
+        crews.append(crew.processes)
+        maker = Maker(job)
+        for part in parts:
+            maker.make(part)
+            done(part)
+
+    return run
+
+
 def count_batches(patch: pytest.MonkeyPatch) -> list:
     """A list that grows with each call of the kernel."""
     calls: list[int] = []
@@ -589,6 +615,7 @@ def models_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", ACTS)
 def test_parameter_acts(path: str, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TIMEOUT_S", 1)
     act = ACTS[path]
     usual = [*sim.QUICK, "noise.poisson=False"]
     usual = [a for a in usual if not a.startswith(act.without)]
@@ -615,7 +642,15 @@ def test_parameter_acts(path: str, material: Path, monkeypatch: pytest.MonkeyPat
     else:
         before, after = outcome(material, base), outcome(material, (*base, change))
         assert getattr(before, act.what) != getattr(after, act.what)
-        if act.what in ("files", "datasets", "threads", "batches", "storage", "compiled"):
+        if act.what in (
+            "files",
+            "datasets",
+            "threads",
+            "batches",
+            "storage",
+            "compiled",
+            "processes",
+        ):
             assert before.models == after.models
         if act.what == "models":
             assert before.pixels == after.pixels

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("dials")
 
+import miller_files as mf
 import simulate_helpers as sim
 from cctbx import sgtbx, uctbx
 from dxtbx.format.FormatNXmx import FormatNXmx
@@ -146,6 +147,59 @@ def test_each_image_is_that_of_its_models(tmp_cwd: Path) -> None:
     assert np.abs(images[0] - images[1]).max() > 0.1 * images.max()
 
 
+def test_amplitudes_reach_as_far_as_any_still_sees(tmp_cwd: Path) -> None:
+    """Of a model, whose cell is the crystal's: each still by itself, its cell another by up to some
+    percent, gives the image again. Measured: exactly."""
+    structure = mf.structure("P 43 21 2")
+    Path("model.pdb").write_text(structure.as_pdb_file())
+    vectors = np.array(structure.unit_cell().orthogonalization_matrix()).reshape(3, 3).T
+    rows = [tuple(map(float, row)) for row in vectors]
+    model = Crystal(*rows, space_group_symbol="P 43 21 2")
+    sim.write_expt("still.expt", sim.still(crystal=model))
+    exact = ("model.pdb", *EXACT, "background.level=0", "structure_factors.default_F=0")
+    # the others go by the resolution
+    exact += tuple(
+        f"structure_factors.model.{x}" for x in ("bulk_solvent=False", "algorithm=direct")
+    )
+    jitter = "stills.cell_sigma_percent=8", "stills.wavelength_sigma_percent=8"
+    sim.simulate("still.expt", *exact, "stills.count=4", *jitter)
+    images, tolerance = sim.pixels(), "structure_factors.cell_tolerance_percent=40"
+    for number, experiment in enumerate(sim.load()):
+        experiment.imageset = None
+        sim.write_expt("single.expt", experiment)
+        to = "output.prefix=one", "output.overwrite=True"
+        sim.simulate("single.expt", *exact, tolerance, *to)
+        (image,) = sim.pixels("one.nxs")
+        assert np.abs(image - images[number]).max() < 1e-5 * image.max()
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0])
+def test_reach(sigma: float) -> None:
+    """No still sees a point of its reciprocal lattice whose like in the reference's is farther out
+    than `reach`: by the largest singular value of what turns one into the other."""
+    base = sim.still()
+    shots = of(base=base, cell_sigma_percent=sigma, wavelength_sigma_percent=sigma)
+    a_0 = np.array(base.crystal.get_A()).reshape(3, 3)
+    farthest = 0.0
+    for index in range(500):
+        one = shots.models(index)
+        stretch = a_0 @ np.linalg.inv(np.array(one.crystal.get_A()).reshape(3, 3))
+        shorter = base.beam.get_wavelength() / one.beam.get_wavelength()
+        farthest = max(farthest, np.linalg.norm(stretch, 2) * shorter)
+    assert 1 + 3 * sigma / 100 < farthest < shots.reach
+    assert of(base=base).reach == 1
+
+
+def test_a_spectrum_of_its_own_energies(tmp_cwd: Path) -> None:
+    """All stills have its mean wavelength, in whatever direction their beams go."""
+    Path("spectrum.txt").write_text("12300 1\n12400 3\n12500 1\n")
+    sim.write_expt("still.expt", sim.still())
+    shape = "beam.spectrum.shape=spectrum_file", "beam.spectrum.spectrum_file=spectrum.txt"
+    sim.simulate("still.expt", *EXACT, *shape, "stills.count=2", "stills.direction_sigma_mrad=3")
+    wavelengths = [one.beam.get_wavelength() for one in sim.load()]
+    assert wavelengths == pytest.approx([12398.4198 / 12400] * 2, rel=1e-5)
+
+
 def test_flux_and_domains_differ(tmp_cwd: Path) -> None:
     """The same orientation with another fluence: images are proportional, by the factor."""
     sim.write_expt("still.expt", sim.still())
@@ -181,12 +235,24 @@ def test_scan_and_goniometer_are_left(tmp_cwd: Path) -> None:
     assert sim.pixels().shape[0] == 2
 
 
+def test_the_exposure_time_is_the_scans(tmp_cwd: Path) -> None:
+    """As long as nothing else is said: 1e12/s in 0.1 s and (0.01 mm)^2 are 1e21 photons/m^2."""
+    sim.write_expt("timed.expt", sim.sweep(scan=sim.scan(exposure=0.1)))
+    usual = [one for one in EXACT if not one.startswith("beam.")]
+    same = "stills.count=2", "background.level=0"
+    flux = "beam.flux=1e12", "beam.beamsize_mm=0.01"
+    sim.simulate("timed.expt", *usual, *same, *flux)
+    sim.simulate("timed.expt", *usual, *same, "beam.fluence=1e21", "output.prefix=given")
+    assert np.allclose(sim.pixels(), sim.pixels("given.nxs"), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         (("stills.seed=1",), "stills.seed does nothing without stills.count"),
         (("stills.cell_sigma_percent=1",), "does nothing without stills.count"),
         (("stills.count=2", "sampling.image_range=11,12"), "sampling.image_range"),
+        (("stills.count=2", "beam.spectrum.shape=image_set"), "which stills.count replaces"),
     ],
 )
 def test_refused(given: tuple[str, ...], said: str, tmp_cwd: Path) -> None:

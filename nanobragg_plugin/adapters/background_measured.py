@@ -13,6 +13,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin import curve
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.background_phil import read_table
+from nanobragg_plugin.adapters.strangers import refuse_pickles
 from nanobragg_plugin.background import Measured
 
 MEND = "give an image that dxtbx reads, or an .npy of numbers [slow, fast] or [panel, slow, fast]"
@@ -73,6 +74,7 @@ def _of_numpy(name: str, path: str) -> list[np.ndarray]:
 
 def _of_dxtbx(name: str, path: str) -> list[np.ndarray]:
     """The first image, in photons; 0 where its mask leaves it out."""
+    refuse_pickles([name])
     try:
         imageset = ExperimentListFactory.from_filenames([name])[0].imageset
         photons, good = imageset.get_corrected_data(0), imageset.get_mask(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.spectrum import Spectrum
+from nanobragg_plugin.adapters.strangers import read_text
 from nanobragg_plugin.models import Beam
 from nanobragg_plugin.sources import Grid, Spread, with_list, with_spread
 
@@ -25,6 +25,8 @@ SEPARATORS = str.maketrans(",;:!", "    ")
 LONGEST = 1e-7
 #: Sources above which a run would not end: a slip of the pen.
 MAX_SOURCES = 10**6
+#: Bytes of a list of them.
+MAX_LIST = 1 << 27
 
 
 def with_sources(beam: Beam, params: Any, spectrum: Spectrum | None = None) -> Beam:
@@ -125,12 +127,7 @@ def read_sources(name: str, beam: Beam) -> tuple[torch.Tensor, torch.Tensor, tor
     wavelength in metres; what is missing at a line's end is as the beam has it (and weight 1).
     `#` starts a comment.
     """
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise Sorry(f"{name} is not a list of sources: it is not text") from error
-    except OSError as error:
-        raise Sorry(f"the list of sources {name} cannot be read: {error.strerror}") from error
+    text = read_text(name, "a list of sources", MAX_LIST)
     back = (-10 * beam.direction[0, 0]).tolist()
     defaults = [*back, 1.0, float(beam.wavelength[0, 0]) * 1e-10]
     rows = []

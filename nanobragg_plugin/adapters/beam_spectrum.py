@@ -18,6 +18,7 @@ from nanobragg_plugin.adapters import spectrum as spectra
 from nanobragg_plugin.adapters.geometry_phil import set_mu
 from nanobragg_plugin.adapters.phil_values import positive
 from nanobragg_plugin.adapters.spectrum import Spectrum
+from nanobragg_plugin.adapters.strangers import refuse_pickles
 
 logger = logging.getLogger("dials.nanobragg_plugin.adapters.beam_spectrum")
 
@@ -111,6 +112,7 @@ def spectrum_of(imageset: Any, index: int) -> Spectrum:
     `Sorry` where there is none."""
     path = imageset.get_path(index)
     what = f"the spectrum of image {index + 1} of {path}"
+    refuse_pickles([path])
     try:
         format_class = get_format_class_for_file(path)
         if format_class is None:

@@ -18,8 +18,11 @@ ROTATION_TOLERANCE = 1e-4
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, as one line; the name of its kind if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an error says, as one line that a terminal shows as it is; the name of its kind if it
+    says nothing."""
+    words = " ".join(str(error).split())
+    shown = "".join(c if c.isprintable() else "?" for c in words)
+    return shown or type(error).__name__
 
 
 def finite(values: float | Iterable[float], what: str) -> Tensor:
@@ -110,6 +113,9 @@ def check_experiment(experiment: object) -> None:
             f"the experiment has no {' and no '.join(missing)}: give an experiment list that has, "
             f"or {'; '.join(HOW_TO_GIVE[name] for name in missing)}"
         )
+    sizes = [panel.get_image_size() for panel in experiment.detector]
+    if not sizes or min(map(min, sizes)) < 1:
+        raise Sorry(f"the detector has panels of {sizes[:5]} pixels: there is nothing to simulate")
     scan = experiment.scan
     images = 1 if scan is None else scan.get_num_images()
     for name in ("crystal", "beam", "goniometer"):

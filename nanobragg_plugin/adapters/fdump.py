@@ -14,6 +14,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.strangers import require_file
 from nanobragg_plugin.structure_factors import MAX_BOX_ELEMENTS
 
 _HEAD = re.compile(rb"\s*(-?\d{1,9})\s+(-?\d{1,9})" + rb"\s+(-?\d{1,9})" * 4 + rb"\n\f")
@@ -25,6 +26,7 @@ def read(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Sorry for what is not a whole dump of finite F >= 0.
     """
     path = Path(path)
+    require_file(path, "a dump of structure factors")
     try:
         with path.open("rb") as stream:
             head = stream.read(128)

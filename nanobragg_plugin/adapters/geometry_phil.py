@@ -265,7 +265,7 @@ def _made(what: str, factory: Any, *args: Any) -> Any:
         LookupError,
         AttributeError,
         AssertionError,
-        ZeroDivisionError,
+        ArithmeticError,
     ) as error:
         reason = checks.one_line(error)
         raise Sorry(f"geometry.{what} does not describe a {what}: {reason}") from error

@@ -16,6 +16,7 @@ from dxtbx.model import Experiment, ExperimentList
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks, flex_pickle
+from nanobragg_plugin.adapters.strangers import refuse_pickles, require_file
 
 logger = logging.getLogger("dials.nanobragg_plugin.adapters.load")
 
@@ -43,7 +44,13 @@ def sweeps(experiments: ExperimentList) -> list[Experiment]:
                     f"the {name} of experiment {number} has a NaN in {key}; mend the "
                     "experiment file"
                 )
-            setattr(single, name, copied(model))
+            try:
+                setattr(single, name, copied(model))
+            except RuntimeError as error:  # dxtbx refuses numbers of its own
+                raise Sorry(
+                    f"the {name} of experiment {number} is none ({checks.one_line(error)}); mend "
+                    "the experiment file"
+                ) from None
         result.append(single)
     return result
 
@@ -155,6 +162,19 @@ def lookup_files(experiment: Experiment) -> list[str]:
     return [name for name in names if name]
 
 
+def check_unpickled(experiments: ExperimentList) -> None:
+    """`Sorry` for a list that dxtbx, asked for its images too, would load more than arrays for.
+
+    experiments: read without their images; then dxtbx has unpickled nothing yet.
+    """
+    for imageset in experiments.imagesets():
+        theirs = imageset.external_lookup
+        for name in (*LOOKUPS, "dx", "dy"):
+            if getattr(theirs, name).filename:
+                _unpickled(getattr(theirs, name).filename, name, "give the list another, or none")
+        refuse_pickles(imageset.paths())
+
+
 def _array_of(theirs: Any, what: str, shapes: list[tuple[int, int]]) -> list[np.ndarray] | None:
     """Arrays [slow, fast] of a mask, gain or pedestal; `Sorry` where they do not fit."""
     entry = getattr(theirs, what)
@@ -191,12 +211,13 @@ def _sizes(shapes: list[tuple[int, ...]]) -> str:
 
 def _unpickled(name: str, what: str, mend: str) -> list[np.ndarray]:
     """The arrays of a file as DIALS writes them, one a panel."""
+    require_file(name, f"the {what}")
     try:
         data = Path(name).read_bytes()
     except OSError as error:
         raise Sorry(f"the {what} {name} cannot be read: {error.strerror}; {mend}") from error
     try:
         return flex_pickle.read(data, "bool" if what == "mask" else "double")
-    except flex_pickle.FAILURES as error:
+    except ValueError as error:
         reason = checks.one_line(error)
         raise Sorry(f"{name} is not a {what} as DIALS writes it ({reason}); {mend}") from error

@@ -41,6 +41,7 @@ SUBJECTS = (
     "detector",
     "noise",
     "output",
+    "mp",
 )
 
 
@@ -128,14 +129,76 @@ def plan(
     before: int = 0,
     scales: Sequence[float] | None = None,
     like: Plan | None = None,
+    reach: float = 1.0,
 ) -> Plan:
     """Translate one dxtbx experiment and the extracted parameters; `Sorry` says what is amiss.
 
     mask: a bool array [slow, fast] a panel, True where good, or None; before: images of the
     crystal's scan before the experiment's first (`load.images_before`); scales: see
     `fluence_of_images`; like: a plan of the same detector, mask and amplitudes, whose panels and
-    amplitudes this one takes.
+    amplitudes this one takes; reach: how many times as far as the detector's corners see amplitudes
+    are to be known.
     """
+    core = core_of(params, dxtbx_experiment, mask, before, like)
+    dxtbx_experiment, experiment = core.dxtbx_experiment, core.experiment
+    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment, scales)
+    if like is None:
+        amplitudes, summary = anomalous.amplitudes_of_beam(
+            params.structure_factors,
+            experiment.beam,
+            dxtbx_experiment.crystal,
+            1 / (reach * sampling.q_max(experiment.panels, experiment.beam)),
+        )
+    else:
+        amplitudes, summary = like.amplitudes, like.summary
+    first, *more = _parts(experiment, amplitudes, params.crystal.domain_size_spread_percent)
+    options, phisteps = core.options, core.phisteps
+    result = Plan(
+        dxtbx_experiment,
+        first.experiment,
+        first.structure_factors,
+        options,
+        phisteps,
+        params.sampling.phi_sampling,
+        params.sampling.phistep_deg,
+        fluences,
+        (
+            *core.beam_notes,
+            fluence_note,
+            *core.notes,
+            str(summary),
+            sampling_phil.sampling_note(options, phisteps, experiment),
+        ),
+        tuple(more),
+        amplitudes,
+        str(summary),
+    )
+    sampling_phil.check_size(options, phisteps, experiment)
+    _check_carryover(result)
+    return result
+
+
+@dataclass(frozen=True)
+class Core:
+    """What a dxtbx experiment is to the core, at a fluence of 1 photon/m^2, but for amplitudes,
+    and how it is sampled; notes: lines for the log."""
+
+    dxtbx_experiment: Any
+    experiment: Experiment
+    options: SimulationOptions
+    phisteps: int
+    beam_notes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def core_of(
+    params: Any,
+    dxtbx_experiment: Any,
+    mask: Sequence[Any] | None = None,
+    before: int = 0,
+    like: Plan | None = None,
+) -> Core:
+    """All of a `plan` that takes no amplitudes; arguments as there."""
     checks.check_experiment(dxtbx_experiment)
     dxtbx_experiment, spectrum, spectrum_notes = beam_spectrum.with_spectrum(
         params.beam.spectrum, dxtbx_experiment
@@ -148,7 +211,6 @@ def plan(
         if getattr(scope, name) not in (None, Auto):
             positive(getattr(scope, name), f"{scope.__phil_path__()}.{name}")
     device = torch_device(params.compute.device)
-    fluences, fluence_note = fluence_of_images(params.beam, dxtbx_experiment, scales)
     beam = beam_of(params, dxtbx_experiment.beam, device)
     if like is None:
         panels = panels_of(params, dxtbx_experiment.detector, mask, beam)
@@ -161,43 +223,16 @@ def plan(
     diffuse, diffuse_note = diffuse_phil.diffuse_of(params, dxtbx_experiment.crystal, device)
     crystal = replace(sample.crystal, damage=damage, diffuse=diffuse)
     experiment = Experiment(panels, beam, goniometer, crystal)
-    if like is None:
-        amplitudes, summary = anomalous.amplitudes_of_beam(
-            params.structure_factors,
-            beam,
-            dxtbx_experiment.crystal,
-            1 / sampling.q_max(panels, beam),
-        )
-    else:
-        amplitudes, summary = like.amplitudes, like.summary
-    first, *more = _parts(experiment, amplitudes, params.crystal.domain_size_spread_percent)
     phisteps = sampling_phil.phisteps_of(params, experiment, dxtbx_experiment.scan, sample.spread)
-    options = sampling_phil.options_of(params, experiment)
-    result = Plan(
+    streaks = beam_spectrum.streak_notes(params.beam.spectrum, experiment)
+    return Core(
         dxtbx_experiment,
-        first.experiment,
-        first.structure_factors,
-        options,
+        experiment,
+        sampling_phil.options_of(params, experiment),
         phisteps,
-        params.sampling.phi_sampling,
-        params.sampling.phistep_deg,
-        fluences,
-        (
-            *spectrum_notes,
-            *beam_spectrum.streak_notes(params.beam.spectrum, experiment),
-            fluence_note,
-            *sample.notes,
-            *(note for note in (damage_note, diffuse_note) if note),
-            str(summary),
-            sampling_phil.sampling_note(options, phisteps, experiment),
-        ),
-        tuple(more),
-        amplitudes,
-        str(summary),
+        (*spectrum_notes, *streaks),
+        (*sample.notes, *(note for note in (damage_note, diffuse_note) if note)),
     )
-    sampling_phil.check_size(options, phisteps, experiment)
-    _check_carryover(result)
-    return result
 
 
 def _parts(

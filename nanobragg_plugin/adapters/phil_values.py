@@ -67,5 +67,5 @@ def _values(scope: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
+        return ",".join(map(_text, value[:100])) + ",..." * (len(value) > 100)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,9 @@ a pickle runs whatever is in it.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import iotbx.cif
@@ -19,8 +21,9 @@ from cctbx.array_family import flex
 from iotbx.reflection_file_reader import any_reflection_file
 from libtbx.utils import Sorry, detect_binary_file
 
-from nanobragg_plugin.adapters import fdump
+from nanobragg_plugin.adapters import child, fdump, mtz_header
 from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.strangers import MAX_TEXT, require_file
 
 # What iotbx's readers raise on files that are not quite what they look like; cctbx's C++ errors
 # are RuntimeError.
@@ -35,6 +38,11 @@ _READER_ERRORS = (
     ValueError,
 )
 
+#: Of h, k and l.
+MAX_INDEX = 1_000_000
+#: Lines of text that are taken at a time.
+BLOCK = 200_000
+
 _CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\t\n\r\f\x1a"))
 
 
@@ -44,6 +52,7 @@ def kind_of_file(path: Path) -> str:
 
     Sorry where there is no such file, it cannot be read, is empty, or is binary but no MTZ.
     """
+    require_file(path, "a file of structure factors")
     try:
         with path.open("rb") as stream:
             head = stream.read(65536)
@@ -61,12 +70,15 @@ def kind_of_file(path: Path) -> str:
             f"{path} is binary and not an MTZ file: structure factors are read from .mtz, .cif, "
             ".sca, .hkl, XDS, SHELX and CNS files, or from a model (.pdb, .cif)."
         )
-    first = next(_meaningful_lines(head.decode("latin-1")), (0, ""))[1]
+    first = next(_meaningful_lines(head.decode("latin-1").splitlines()), (0, ""))[1]
     if first.lower().startswith("data_"):
         return _kind_of_cif(path)
     if len(first.split()) == 4 and _is_number(first.split()[3]):
         return "text"
-    return "pdb" if iotbx.pdb.is_pdb_file(str(path)) else "other"
+    try:
+        return "pdb" if iotbx.pdb.is_pdb_file(str(path)) else "other"
+    except UnicodeDecodeError as error:
+        raise Sorry(f"{path} has bytes that are no text (at {error.start}): mend it") from error
 
 
 def read_hkl_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +88,35 @@ def read_hkl_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Sorry, with the line's number, for anything that is not three integers and a finite F >= 0, or
     for an index that comes again with another F (the same F again is let pass).
     """
-    lines = list(_meaningful_lines(path.read_text(encoding="latin-1")))
+    require_file(path, "a file of structure factors")
+    if path.stat().st_size > MAX_TEXT:
+        raise Sorry(f"{path} is longer than {MAX_TEXT} bytes: no structure factors are")
+    blocks = [(np.empty(0, dtype=np.int64), np.empty((0, 4)))]
+    with path.open(encoding="latin-1") as stream:
+        lines = _meaningful_lines(stream)
+        while block := list(itertools.islice(lines, BLOCK)):
+            blocks.append((np.array([number for number, _ in block]), _table(path, block)))
+    numbers, values = (np.concatenate(columns) for columns in zip(*blocks))
+    # one number for each index, in the indices' order, takes less memory than their rows
+    whole = values[:, :3].astype(np.int64) + MAX_INDEX
+    packed = (whole[:, 0] << 42) + (whole[:, 1] << 21) + whole[:, 2]
+    del whole, blocks
+    keys, which = np.unique(packed, return_inverse=True)
+    amplitudes = np.empty(len(keys))
+    amplitudes[which[::-1]] = values[::-1, 3]  # the first line of several stays
+    again = amplitudes[which] != values[:, 3]
+    if again.any():
+        number = int(numbers[again.argmax()])
+        with path.open(encoding="latin-1") as stream:
+            line = next(line for n, line in _meaningful_lines(stream) if n == number)
+        _complain(path, number, line, "has another F for an index of another line")
+    part = (1 << 21) - 1
+    indices = np.stack([keys >> 42, keys >> 21 & part, keys & part], axis=1) - MAX_INDEX
+    return indices, amplitudes
+
+
+def _table(path: Path, lines: list[tuple[int, str]]) -> np.ndarray:
+    """h, k, l, F of numbered lines ``[n, 4]``; Sorry naming the first that is wrong."""
     for number, line in lines:
         if line.count(" ") != 3:
             _complain(path, number, line, "has not the four columns h k l F")
@@ -91,19 +131,12 @@ def read_hkl_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
     for bad, what in (
         (~np.isfinite(values).all(1), "has a value that is not finite"),
         ((values[:, :3] != np.rint(values[:, :3])).any(1), "has an index that is not an integer"),
-        ((np.abs(values[:, :3]) > 1e6).any(1), "has an index beyond a million"),
+        ((np.abs(values[:, :3]) > MAX_INDEX).any(1), "has an index beyond a million"),
         (values[:, 3] < 0, "has a negative amplitude"),
     ):
         if bad.any():
             _complain(path, *lines[int(bad.argmax())], what)
-    indices, which = np.unique(values[:, :3].astype(np.int64), axis=0, return_inverse=True)
-    which = which.reshape(-1)  # some versions of numpy return a column
-    amplitudes = np.empty(len(indices))
-    amplitudes[which[::-1]] = values[::-1, 3]  # the first line of several stays
-    again = amplitudes[which] != values[:, 3]
-    if again.any():
-        _complain(path, *lines[int(again.argmax())], "has another F for an index of another line")
-    return indices, amplitudes
+    return values
 
 
 def read_array(
@@ -208,6 +241,7 @@ def _arrays(path: Path, kind: str, observation_type: str) -> list[miller.array]:
     """All Miller arrays of a file, merged under the symmetry that the file states."""
     try:
         if kind == "mtz":
+            mtz_header.check(path)
             return iotbx.mtz.object(file_name=str(path)).as_miller_arrays()
         if kind == "cif":
             return iotbx.cif.reader(file_path=str(path)).as_miller_arrays()
@@ -237,6 +271,9 @@ def _arrays(path: Path, kind: str, observation_type: str) -> list[miller.array]:
 
 def _kind_of_cif(path: Path) -> str:
     """Whether a CIF holds reflections (which win if it holds both) or a model's atoms."""
+    # cctbx's parser crashes on some that are cut short
+    if not child.survives(lambda: iotbx.cif.reader(file_path=str(path))):
+        raise Sorry(f"{path} is not a valid CIF: it is damaged or cut short.")
     try:
         blocks = iotbx.cif.reader(file_path=str(path)).model().values()
     except (Sorry, *_READER_ERRORS) as error:
@@ -278,9 +315,9 @@ def _refuse_values(array: miller.array, bad: np.ndarray, what: str, path: Path) 
         )
 
 
-def _meaningful_lines(text: str):
+def _meaningful_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Pairs of line number and line, without comments, blank lines and doubled blanks."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         line = " ".join(line.split("#", 1)[0].split())
         if line:
             yield number, line

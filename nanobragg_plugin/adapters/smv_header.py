@@ -18,6 +18,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters.checks import one_line
+from nanobragg_plugin.adapters.strangers import require_file
 
 #: How an SMV file starts, as far as nanoBragg.c compares.
 MAGIC = b"{\nHEADER_BYT"
@@ -67,6 +68,7 @@ class SmvImage:
 def read(path: str | Path) -> SmvImage:
     """Sorry for what is no SMV file of 16-bit pixels, or not a whole one."""
     path = Path(path)
+    require_file(path, "an SMV image")
     try:
         with path.open("rb") as stream:
             return _read(stream, path)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from libtbx.utils import Sorry
 from scipy.special import ndtr
 
+from nanobragg_plugin.adapters.strangers import read_text
 from nanobragg_plugin.constants import EV_ANGSTROM
 from nanobragg_plugin.sources import Lines
 
@@ -22,6 +22,8 @@ from nanobragg_plugin.sources import Lines
 TRUNCATION = 3.0
 #: FWHM over sigma of a gaussian.
 FWHM = 2 * math.sqrt(2 * math.log(2))
+#: Bytes; a table beyond is none.
+MAX_TABLE = 1 << 26
 #: eV; what is outside is no energy of x-rays in eV: keV perhaps, or a wavelength.
 ENERGIES = (100.0, 1e6)
 
@@ -216,12 +218,7 @@ def check_energies(energies: np.ndarray, what: str) -> None:
 
 def read_columns(name: str, what: str, columns: str, count: int) -> np.ndarray:
     """[lines, count] finite numbers of a text file; `#` starts a comment, a comma is a space."""
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Sorry(f"{name} is not {what}: it is not text") from error
-    except OSError as error:
-        raise Sorry(f"{name}, {what}, cannot be read: {error.strerror}") from error
+    text = read_text(name, what, MAX_TABLE)
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#", 1)[0].replace(",", " ").split()

@@ -16,10 +16,13 @@ from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
 from nanobragg_plugin.adapters import beam_spectrum, checks, crystal_params, crystal_phil
+from nanobragg_plugin.adapters.fluence import exposure_times
 from nanobragg_plugin.noise import generator
 
 #: Standard deviations to which what must stay positive or small is cut.
 CUT = 4.0
+#: The first space group whose cell has angles of 90 or 120 degrees (or is rhombohedral).
+FIRST_RECTANGULAR = 16
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,28 @@ class Stills:
         """Factor on the fluence, 1 on average."""
         return self._log_normal(index, "fluence", self.params.fluence_sigma_percent)
 
-    def widest(self) -> Experiment:
-        """The models with a beam that sees further than any still's."""
-        params, experiment = self.params, copy.copy(self.models(0))
-        experiment.beam = copy.deepcopy(self.base.beam)
-        if checks.scan_points(experiment.beam):
-            experiment.beam.reset_scan_points()
+    def reference(self) -> Experiment:
+        """The models that all stills differ from."""
+        beam = copy.deepcopy(self.base.beam)
+        if checks.scan_points(beam):
+            beam.reset_scan_points()
+        return Experiment(detector=self.base.detector, beam=beam, crystal=self.base.crystal)
+
+    @property
+    def reach(self) -> float:
+        """How many times as far as the reference's detector sees any still's may see the reference
+        crystal's reciprocal lattice."""
+        params, model = self.params, self.base.crystal
         # of the sine of theta at the corners, which is some 0.25 or more where amplitudes end
-        further = (1 - CUT * params.wavelength_sigma_percent / 100) / (
-            1 + 2 * CUT * params.direction_sigma_mrad * 1e-3
+        further = (1 + 2 * CUT * params.direction_sigma_mrad * 1e-3) / (
+            1 - CUT * params.wavelength_sigma_percent / 100
         )
-        experiment.beam.set_wavelength(experiment.beam.get_wavelength() * further)
-        return experiment
+        angles = [math.radians(a) for a in model.get_unit_cell().parameters()[3:]]
+        oblique = model.get_space_group().type().number() < FIRST_RECTANGULAR or any(
+            abs(math.sin(2 * a)) > 1e-6 and abs(math.cos(a) + 0.5) > 1e-6 for a in angles
+        )
+        strain = CUT * params.cell_sigma_percent / 100
+        return further * (1 + strain * (1 + max(angles) if oblique else 1))
 
     def params_of(self, params: Any, index: int) -> Any:
         """All parameters, extracted, with the domains of a still."""
@@ -136,6 +149,18 @@ class Stills:
             ) from error
 
 
+def with_exposure(params: Any, base: Experiment) -> Any:
+    """All parameters, extracted, with the exposure time, s, of the first image of the scan that
+    stills are in place of, where none is given."""
+    times = exposure_times(base.scan, 1 if base.scan is None else base.scan.get_num_images())
+    if params.beam.exposure_s is not None or not times[0] > 0:
+        return params
+    params = copy.copy(params)
+    params.beam = copy.copy(params.beam)
+    params.beam.exposure_s = times[0]
+    return params
+
+
 def stills_of(params: Any, experiments: list[Experiment]) -> Stills | None:
     """The stills that are asked for; None where they are not."""
     if params.stills.count is None:
@@ -171,12 +196,17 @@ def _check_wavelengths(params: Any, beam: Any) -> None:
     spectrum = params.beam.spectrum
     if hasattr(beam, "get_wavelength_range") and spectrum.shape in beam_spectrum.NONE:
         raise Sorry("the beam is polychromatic: with stills.count give its beam.spectrum")
+    if spectrum.shape == "image_set":
+        raise Sorry(
+            "beam.spectrum.shape=image_set is of the list's images, which stills.count replaces: "
+            "give beam.spectrum.spectrum_file"
+        )
     if params.stills.wavelength_sigma_percent == 0:
         return
-    if spectrum.shape in beam_spectrum.ABSOLUTE:
+    if spectrum.shape == "spectrum_file":
         raise Sorry(
-            f"beam.spectrum.shape={spectrum.shape} has energies of its own, the same in each "
-            "still: leave out stills.wavelength_sigma_percent"
+            "beam.spectrum.shape=spectrum_file has energies of its own, the same in each still: "
+            "leave out stills.wavelength_sigma_percent"
         )
     if params.structure_factors.model.wavelength is Auto:
         raise Sorry(

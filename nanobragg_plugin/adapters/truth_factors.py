@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from nanobragg_plugin import structure_factors
+from nanobragg_plugin import sampling, structure_factors
 from nanobragg_plugin.adapters import checks
-from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.adapters.params import Part, Plan
 from nanobragg_plugin.cell import volume
 from nanobragg_plugin.constants import (
     GAUSS_WIDTH_SQR,
@@ -41,13 +42,13 @@ class Factors:
     whole: np.ndarray
 
 
-def factors(plan: Plan, hkl: np.ndarray, s1: np.ndarray, z: np.ndarray) -> Factors:
-    """hkl, s1 [n, 3]; z [n]: the place in the scan, images from array index 0."""
-    f_squared, lorentz = _f_squared(plan, hkl), _lorentz(plan.dxtbx_experiment, s1)
-    polar, captured = _polarization(plan, s1), _captured(plan, s1)
+def factors(
+    plan: Plan, hkl: np.ndarray, s1: np.ndarray, panel: np.ndarray, image: np.ndarray
+) -> Factors:
+    """hkl, s1 [n, 3]; panel, image [n]: on which each is, numbers from 0."""
+    f_squared, lorentz = f_squared_of(plan, hkl), _lorentz(plan.dxtbx_experiment, s1)
+    polar, captured = _polarization(plan, s1), _captured(plan, s1, panel)
     scan = plan.dxtbx_experiment.scan
-    first = 0 if scan is None else scan.get_array_range()[0]
-    image = np.clip(np.floor(z - first).astype(int), 0, plan.n_images - 1)
     fluence = np.array(plan.fluences)[image]
     if checks.is_rotation(scan):
         width = math.radians(abs(scan.get_oscillation()[1]))
@@ -59,8 +60,15 @@ def factors(plan: Plan, hkl: np.ndarray, s1: np.ndarray, z: np.ndarray) -> Facto
     return Factors(f_squared, lorentz, polar, whole)
 
 
-def _f_squared(plan: Plan, hkl: np.ndarray) -> np.ndarray:
-    """Of amplitudes that differ between the parts of a beam, their mean."""
+def q_max(plan: Plan) -> float:
+    """1/Angstrom, of what the detector's corners see of all parts of the beam."""
+    seen = (sampling.q_max(one.experiment.panels, one.experiment.beam) for one in plan.parts)
+    return max(seen)
+
+
+def f_squared_of(plan: Plan, hkl: np.ndarray) -> np.ndarray:
+    """electrons^2 [n] of hkl [n, 3]; of amplitudes that differ between the parts of a beam their
+    mean."""
     indices = torch.from_numpy(np.ascontiguousarray(hkl)).T
     total, weight = np.zeros(len(hkl)), 0.0
     for part in plan.parts:
@@ -92,14 +100,19 @@ def _polarization(plan: Plan, s1: np.ndarray) -> np.ndarray:
     return polarization(torch.from_numpy(_unit(s1)), s0, *of_beam).numpy()
 
 
-def _captured(plan: Plan, s1: np.ndarray) -> np.ndarray:
-    """Fraction of the photons that a sensor as the first panel's captures; 1 where none is
-    simulated."""
-    layers, panel = plan.options.layers, plan.experiment.panels[0]
-    if layers is None or layers[0] is None:
-        return np.ones(len(s1))
-    cosine = np.abs(_unit(s1) @ panel.normal.cpu().numpy())
-    return -np.expm1(-float(layers[0].edges[-1] * panel.mu) / cosine)
+def _captured(plan: Plan, s1: np.ndarray, panel: np.ndarray) -> np.ndarray:
+    """Fraction of the photons that the sensor of each one's panel captures, 1 where none is
+    simulated; of point pixels besides what they have in place of their solid angle."""
+    captured, rays = np.ones(len(s1)), _unit(s1)
+    for number in np.unique(panel):
+        on = panel == number
+        model, layers = plan.experiment.panels[number], plan.options.layers_of(int(number))
+        cosine = np.abs(rays[on] @ model.normal.cpu().numpy())
+        if layers is not None:
+            captured[on] = -np.expm1(-float(layers.edges[-1] * model.mu) / cosine)
+        if plan.options.point_pixel:  # 1/m^2
+            captured[on] /= cosine * float(model.pixel_size.prod()) * 1e-6
+    return captured
 
 
 def _unit(s1: np.ndarray) -> np.ndarray:
@@ -109,12 +122,13 @@ def _unit(s1: np.ndarray) -> np.ndarray:
 def _scattering(plan: Plan) -> float:
     """r_e^2 m^2/Angstrom^3, times the integral of F_latt^2 over a reflection in reciprocal space,
     of all domains in the beam."""
-    total = 0.0
-    for part in plan.parts:
-        crystal = part.experiment.crystal
-        of_domain = _shape_integral(crystal) / float(volume(crystal.A[0]))
-        total += float(part.experiment.beam.fluence * crystal.spot_scale) * of_domain
-    return R_E_SQR * total
+    return sum(map(_scattering_of, plan.parts))
+
+
+def _scattering_of(part: Part) -> float:
+    crystal, fluence = part.experiment.crystal, part.experiment.beam.fluence
+    of_domain = _shape_integral(crystal) / float(volume(crystal.A[0]))
+    return R_E_SQR * float(fluence * crystal.spot_scale) * of_domain
 
 
 def _shape_integral(crystal: Crystal) -> float:
@@ -136,12 +150,14 @@ def _shape_integral(crystal: Crystal) -> float:
 
 def _slice(plan: Plan, hkl: np.ndarray, s1: np.ndarray) -> np.ndarray:
     """As `_scattering` times wavelength^3, of the slice through the middle of a spot alone."""
-    crystal, beam = plan.experiment.crystal, plan.experiment.beam
-    along, r = _unit(s1), hkl @ crystal.A[0].cpu().numpy().T
-    sigma_sqr = _domain_sigma_sqr(crystal, along) + _mosaic_sigma_sqr(crystal, along, r)
-    sigma_sqr = sigma_sqr + _beam_sigma_sqr(beam, r)
-    wavelength = plan.dxtbx_experiment.beam.get_wavelength()
-    return wavelength**2 * _scattering(plan) / np.sqrt(2 * math.pi * sigma_sqr)
+    along, r = _unit(s1), hkl @ plan.experiment.crystal.A[0].cpu().numpy().T
+    beams = [part.experiment.beam for part in plan.parts]
+    of_beam, total = _beam_sigma_sqr(beams, r), np.zeros(len(r))
+    for part in plan.parts:
+        crystal = part.experiment.crystal
+        sigma_sqr = _domain_sigma_sqr(crystal, along) + _mosaic_sigma_sqr(crystal, along, r)
+        total += _scattering_of(part) / np.sqrt(2 * math.pi * (sigma_sqr + of_beam))
+    return plan.dxtbx_experiment.beam.get_wavelength() ** 2 * total
 
 
 def _domain_sigma_sqr(crystal: Crystal, along: np.ndarray) -> np.ndarray:
@@ -161,16 +177,19 @@ def _mosaic_sigma_sqr(crystal: Crystal, along: np.ndarray, r: np.ndarray) -> np.
     return np.einsum("ni,ij,nj->n", outer, moment, outer)
 
 
-def _beam_sigma_sqr(beam: Beam, r: np.ndarray) -> np.ndarray:
-    """Variance over the sources of the distance of points r [n, 3] from the Ewald sphere."""
-    if len(beam.weight) == 1:
-        return np.zeros(len(r))
-    wavenumber = 1 / beam.wavelength[0].cpu().numpy()
-    s0 = beam.direction[0].cpu().numpy() * wavenumber[:, None]
-    weight = beam.weight.cpu().numpy() / float(beam.weight.sum())
-    mean, mean_sqr = np.zeros(len(r)), np.zeros(len(r))
-    for one, k, share in zip(s0, wavenumber, weight):
-        distance = np.linalg.norm(r + one, axis=1) - k
-        mean += share * distance
-        mean_sqr += share * distance**2
-    return np.maximum(mean_sqr - mean**2, 0)
+def _beam_sigma_sqr(beams: Sequence[Beam], r: np.ndarray) -> np.ndarray:
+    """Variance over the sources of beams of the distance of points r [n, 3] from the Ewald
+    sphere."""
+    total, mean, mean_sqr = 0.0, np.zeros(len(r)), np.zeros(len(r))
+    for beam in beams:
+        wavenumber = 1 / beam.wavelength[0].cpu().numpy()
+        s0 = beam.direction[0].cpu().numpy() * wavenumber[:, None]
+        weight = (beam.fluence * beam.weight / beam.weight.sum()).cpu().numpy()
+        for one, k, share in zip(s0, wavenumber, weight):
+            distance = np.linalg.norm(r + one, axis=1) - k
+            mean += share * distance
+            mean_sqr += share * distance**2
+            total += share
+    if not total:
+        return mean
+    return np.maximum(mean_sqr / total - (mean / total) ** 2, 0)

@@ -15,7 +15,6 @@ from dials.algorithms.spot_prediction import StillsReflectionPredictor
 from dials.array_family import flex
 from dxtbx.imageset import ImageSetFactory
 
-from nanobragg_plugin import sampling
 from nanobragg_plugin.adapters import truth_factors
 from nanobragg_plugin.adapters.params import Plan
 
@@ -64,7 +63,8 @@ def of_rotation(plan: Plan, seen: Seen) -> Any:
     keep[:n_predicted] |= (xyz[:, 2] >= first) & (xyz[:, 2] < last)
     keep[n_predicted:] &= sums[n_predicted:, 0] >= LEAST_PHOTONS
     table = table.select(flex.bool(keep))
-    _fill(table, plan, sums[keep])
+    z = np.where(sums[keep, 0] > 0, sums[keep, 3], table["xyzcal.px"].as_numpy_array()[:, 2])
+    _fill(table, plan, sums[keep], np.floor(z - first))
     return table
 
 
@@ -105,12 +105,11 @@ def _table(hkl: np.ndarray, panel: np.ndarray) -> Any:
 
 def of_still(plan: Plan, seen: Seen) -> Any:
     """The table of a still: all reflections that have LEAST_PHOTONS photons."""
-    kept = seen.photons >= LEAST_PHOTONS
-    # photons of a reflection on a second panel are of the same spot
-    unique, number = np.unique(seen.hkl[kept], axis=0, return_inverse=True)
-    row = np.full(len(kept), -1)
-    row[kept] = number.ravel()
-    sums = _sums(len(unique), row, seen, 0)
+    # photons of a reflection on a second panel, or of another part, are of the same spot
+    unique, row = np.unique(seen.hkl, axis=0, return_inverse=True)
+    sums = _sums(len(unique), row.ravel(), seen, 0)
+    kept = sums[:, 0] >= LEAST_PHOTONS
+    unique, sums = unique[kept], sums[kept]
     table, experiment = _table(unique, sums[:, 4]), plan.dxtbx_experiment
     for name in ("xyzcal.px", "xyzcal.mm", "s1"):
         table[name] = flex.vec3_double(len(unique))
@@ -120,7 +119,7 @@ def of_still(plan: Plan, seen: Seen) -> Any:
             table, experiment.crystal.get_A()
         )
     table.set_flags(flex.bool(len(table), True), table.flags.predicted)
-    _fill(table, plan, sums)
+    _fill(table, plan, sums, np.floor(sums[:, 3]))
     return table
 
 
@@ -142,9 +141,8 @@ def _with_sequence(experiment: Any) -> Any:
 
 def _d_min(plan: Plan) -> float:
     """Angstrom, of the farthest corner; no further than the beam's wavelength reaches."""
-    q_max = sampling.q_max(plan.experiment.panels, plan.experiment.beam)
     wavelength = plan.dxtbx_experiment.beam.get_wavelength()
-    return max(0.999 / q_max, 0.5001 * wavelength)
+    return max(0.999 / truth_factors.q_max(plan), 0.5001 * wavelength)
 
 
 def _predicted(table: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -208,8 +206,9 @@ def _sums(number: int, row: np.ndarray, seen: Seen, first: int) -> np.ndarray:
     return result
 
 
-def _fill(table: Any, plan: Plan, sums: np.ndarray) -> None:
-    """The columns of a table of predictions; sums as `_sums` has them."""
+def _fill(table: Any, plan: Plan, sums: np.ndarray, image: np.ndarray) -> None:
+    """The columns of a table of predictions; sums as `_sums` has them; image: the number of each
+    one's, from 0."""
     lit = sums[:, 0] > 0
     centroid = np.where(lit[:, None], sums[:, 1:4], table["xyzcal.px"].as_numpy_array())
     table["xyzobs.px.value"] = flex.vec3_double(np.ascontiguousarray(centroid))
@@ -221,7 +220,9 @@ def _fill(table: Any, plan: Plan, sums: np.ndarray) -> None:
     table.compute_d_single(plan.dxtbx_experiment)
     hkl = table["miller_index"].as_vec3_double().as_numpy_array()
     s1 = table["s1"].as_numpy_array()
-    factors = truth_factors.factors(plan, hkl, s1, centroid[:, 2])
+    image = np.clip(image.astype(int), 0, plan.n_images - 1)
+    panel = table["panel"].as_numpy_array()
+    factors = truth_factors.factors(plan, hkl, s1, panel, image)
     for name in ("f_squared", "lorentz", "polarization"):
         table[name] = flex.double(np.ascontiguousarray(getattr(factors, name)))
     partiality = np.zeros(len(table))
@@ -229,12 +230,16 @@ def _fill(table: Any, plan: Plan, sums: np.ndarray) -> None:
     table["partiality"] = flex.double(partiality)
 
 
-def joined(tables: Sequence[Any], identifiers: Sequence[str]) -> Any:
-    """One table of those of experiments 0, 1, ..., which have these identifiers."""
+def joined(
+    tables: Sequence[Any], identifiers: Sequence[str], imagesets: Sequence[int] | None = None
+) -> Any:
+    """One table of those of experiments 0, 1, ..., which have these identifiers, and of the image
+    sets with these numbers; without: each has its own."""
     result = flex.reflection_table()
     for number, table in enumerate(tables):
         table["id"] = flex.int(len(table), number)
-        table["imageset_id"] = flex.int(len(table), number)
+        of = number if imagesets is None else imagesets[number]
+        table["imageset_id"] = flex.int(len(table), of)
         result.extend(table)
     for number, identifier in enumerate(identifiers):
         if identifier:

@@ -44,6 +44,7 @@ from nanobragg_plugin.run import (
 )
 from nanobragg_plugin.run.benchmark_cases import NAMES, check_names
 from nanobragg_plugin.run.benchmark_processes import NanoBraggC
+from nanobragg_plugin.run.phil_guard import check_arguments
 
 phil_scope = parse(phil_files.read("benchmark"))
 USAGE = "nanobragg.benchmark [parameters.phil] [name=value ...] [--json FILE]"
@@ -88,6 +89,7 @@ def _run(args: list[str]) -> None:
 def parameters(args: list[str]) -> Any:
     """The extracted parameters; `Sorry` for arguments that are none."""
     parser = ArgumentParser(phil=phil_scope, usage=USAGE, epilog=__doc__)
+    check_arguments(args, phil_scope)
     with messages.of_phil():
         params, _, unhandled = parser.parse_args(
             args=with_json(args), show_diff_phil=False, return_unhandled=True

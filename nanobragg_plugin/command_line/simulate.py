@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps its threads
 
+import copy
 import logging
 import sys
 
 import torch
 from dials.util import log, show_mail_handle_errors
 from libtbx import Auto
-from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import crystal_params
@@ -37,11 +37,15 @@ from nanobragg_plugin.run import (
     arguments,
     data_sets,
     experiments,
+    job,
+    live_writer,
     messages,
     outputs,
+    parts,
     preview,
     provenance,
-    sweep,
+    resources,
+    schedule,
     truth,
     writers,
 )
@@ -81,47 +85,89 @@ def _run(args: list[str]) -> None:
 def simulate(params, listed, files, inputs) -> None:
     """Simulate what the parameters and the experiment list say."""
     form = writers.Form.of(params.output)
+    own = copy.deepcopy(job.without_input(params))
     sets = data_sets.data_sets(params, listed)
+    given = job.contents(params, listed, inputs)
     images = []
     for path, data_set in zip(files.images, sets):
         form.check(data_set.images.models, data_set.images.detection.response.rounded)
         images += form.files(path, data_set.images.models, data_set.images.n_images)
+    record = record_of(params, inputs)
+    joined = resources.is_joined(params.output, sets, form)
+    if form.format == "live":
+        schedule.refuse_crew(params)
+        lives = live_writer.live_files(params, listed, files.images)
+        images += [path for live in lives for path in live.paths]
+        files.check_images(images, params.output, inputs)
+        truths = write_live(sets, files, lives)
+        write_others(sets, truths, record, form, files)
+        return
+    counts = [data_set.images.n_images for data_set in sets]
+    size = params.output.images_per_part
+    all_parts = parts.parts_of(counts, None if size is Auto else size)
+    if form.format == "nxmx":
+        images += schedule.products(files.images, all_parts, joined)
     files.check_images(images, params.output, inputs)
-    text = phil_scope.format(params).as_str()
+    kernels = job.kernels_of(sets)
+    run = job.run_of(own, given, record, {"kernels": kernels, "images": counts})
+    made = job.Job(
+        own,
+        *given,
+        files.images,
+        files.parts.absolute(),
+        parts.fingerprint_of(run),
+        kernels,
+        record,
+        form,
+        files.truth is not None,
+    )
+    with schedule.opened(made, sets, all_parts, run, joined) as going:
+        schedule.make(going)
+        going.name_files()
+        truths = going.truths() if files.truth else []
+        write_others(sets, truths, record, form, files)
+        going.folder.remove()
+
+
+def record_of(params, inputs) -> dict:
+    """The provenance; who did the work is no part of it."""
     seeds = {
         "noise": params.noise.seed,
         "mosaic": crystal_params.mosaic_seed(params.crystal.mosaic),
     }
     if params.stills.count is not None:
         seeds["stills"] = params.stills.seed
-    record = provenance.provenance(text, inputs, seeds)
-    truths = [truth.Truth(one.images) for one in sets] if files.truth else [None] * len(sets)
-    first = write_images(sets, truths, files, record, form)
+    text = phil_scope.format(job.neutral(params, phil_scope)).as_str()
+    return provenance.provenance(text, inputs, seeds)
+
+
+def write_others(sets, truths, record, form, files) -> None:
+    """Write all that is beside the images."""
     written = []
     for data_set, path in zip(sets, files.images):
         written += experiments.output_experiments(data_set, path, form)
     if files.truth:
-        truth.write(files.truth, truths, [experiment.identifier for experiment in written])
+        names = [experiment.identifier for experiment in written]
+        truth.write(files.truth, truths, names)
     if files.preview:
-        model = sets[0].images.models
-        preview.write_preview(files.preview, first, model.detector, model.beam)
+        images = sets[0].images
+        first = images.values(0, images.expected(0))
+        preview.write_preview(files.preview, first, images.models.detector, images.models.beam)
         logger.info("Wrote a picture of the first image to %s", files.preview)
     provenance.write_json(files.provenance, record)
     experiments.write_experiments(files.experiments, written)
     logger.info("Wrote the experiment list to %s%s", files.experiments, form.note)
 
 
-def write_images(sets, truths, files, record, form) -> list:
-    """Write the images of all files; the pixel values of the very first."""
-    firsts, total = [], sum(data_set.images.n_images for data_set in sets)
-    bar = tqdm(total=total, unit="image", disable=not sys.stderr.isatty())
-    with files.staged() as paths, bar:
-        for data_set, path, true in zip(sets, paths, truths):
-            first = sweep.run_sweep(data_set, path, record, form, bar.update, true)
-            firsts = firsts or first
-    for data_set, path in zip(sets, files.images):
-        logger.info("Wrote %d images to %s", data_set.images.n_images, path)
-    return firsts
+def write_live(sets, files, lives) -> list[truth.Truth]:
+    """Write live files in place of images; what is counted of their reflections, if it is."""
+    truths = [truth.Truth(data_set.images) for data_set in sets] if files.truth else []
+    for number, (live, data_set) in enumerate(zip(live_writer.written(lives), sets)):
+        counter = truth.Counter(data_set.images)
+        for index in range(data_set.images.n_images if truths else 0):
+            truths[number].take(index, counter.count(index))
+        logger.info("Wrote %s: %d images", live.path, data_set.images.n_images)
+    return truths
 
 
 if __name__ == "__main__":

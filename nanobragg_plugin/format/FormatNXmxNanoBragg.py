@@ -7,17 +7,21 @@ dxtbx asks `understand` of every file a user opens, so nothing heavy may be impo
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 from dxtbx import flumpy
 from dxtbx.format.FormatNXmx import FormatNXmx
 from dxtbx.model import Spectrum
+from libtbx.utils import Sorry
 from scitbx.array_family import flex
 
 from nanobragg_plugin.constants import EV_ANGSTROM
+from nanobragg_plugin.format.nxmx_guard import check_file, check_frame
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS, find_group, read_group
+from nanobragg_plugin.format.nxmx_pixels import DATA, lost_parts
 from nanobragg_plugin.format.nxmx_tree import BEAM, VARIANT, FrameLayout
 
 
@@ -33,15 +37,24 @@ class FormatNXmxNanoBragg(FormatNXmx):
         try:
             with h5py.File(image_file, "r") as handle:
                 return find_group(handle) is not None
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        # whatever HDF5 and h5py make of a damaged file
+        except Exception:
             return False
 
     def _start(self):
+        with h5py.File(self._image_file, "r", swmr=True) as handle:
+            check_file(handle, self._image_file)
         super()._start()
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             self._models, self._provenance = read_group(handle, self._image_file)
             self._crystals, self._of_images = read_crystals(handle), ImageModels.of(handle)
-            self._num_images = handle["/entry/data/data"].shape[0]
+            self._num_images = _number_of_images(handle, self._models, self._image_file)
+            lost = lost_parts(handle[DATA], Path(self._image_file).parent)
+            if lost:
+                raise Sorry(
+                    f"{self._image_file} refers to {len(lost)} files that are not beside it, "
+                    f"{lost[0]} the first: they hold its images; bring them back together"
+                )
             self._spectrum = _read_spectrum(handle[BEAM])
             if self._static_mask is None:
                 self._static_mask = _cut_mask(handle["/entry/instrument/detector"])
@@ -50,6 +63,12 @@ class FormatNXmxNanoBragg(FormatNXmx):
         scan = self._models.scan
         # images that do not turn are stills, each an experiment of its own
         self._scan_model = None if scan is None or scan.is_still() else scan
+
+    def get_raw_data(self, index):
+        """As the stock class, after a look at how large the image really is."""
+        with h5py.File(self._image_file, "r", swmr=True) as handle:
+            check_frame(handle[DATA], index, self._image_file)
+        return super().get_raw_data(index)
 
     def _beam(self, index=None):
         # the stock _start asks for a beam before ours is read
@@ -88,6 +107,7 @@ class FormatNXmxNanoBragg(FormatNXmx):
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             if EXPECTED not in handle:
                 return None
+            check_frame(handle[EXPECTED], index, self._image_file)
             frame = handle[EXPECTED][index]
         layout = FrameLayout.of(self._models.detector)
         return tuple(flumpy.from_numpy(panel) for panel in layout.cut(frame))
@@ -98,6 +118,8 @@ class FormatNXmxNanoBragg(FormatNXmx):
         layout = FrameLayout.of(self._models.detector)
         with h5py.File(self._image_file, "r", swmr=True) as handle:
             maps = handle[MAPS] if MAPS in handle else {}
+            for name in maps:
+                check_frame(maps[name], index, self._image_file)
             return {name: tuple(layout.cut(maps[name][index])) for name in maps}
 
     @classmethod
@@ -124,6 +146,18 @@ def _frames_of_file(path, frames: list[int]) -> list[int]:
     if first <= min(frames) and max(frames) < end:
         return [frame - first for frame in frames]
     return frames
+
+
+def _number_of_images(handle: h5py.File, models, path) -> int:
+    """How many there are; Sorry where pixels and models do not go together."""
+    data = handle[DATA]
+    shape = FrameLayout.of(models.detector).shape
+    if not isinstance(data, h5py.Dataset) or data.shape[1:] != shape or not data.shape[0]:
+        raise Sorry(f"{path}: its pixels, {data}, are not those of its detector, {shape}")
+    turns = models.scan is not None and not models.scan.is_still()
+    if turns and models.scan.get_num_images() != data.shape[0]:
+        raise Sorry(f"{path} has {data.shape[0]} images, its scan {models.scan.get_num_images()}")
+    return data.shape[0]
 
 
 def _read_spectrum(beam: h5py.Group):

@@ -11,10 +11,11 @@ import zlib
 
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_from_dict
+from nanobragg_plugin.format.nxmx_guard import loads
+from nanobragg_plugin.format.nxmx_models import check_version, experiment_of_stranger
 
 #: A header that unpacks to more is none of ours: files come from strangers.
-MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 24
 
 
 def packed_text(content: dict) -> str:
@@ -26,6 +27,8 @@ def packed_text(content: dict) -> str:
 
 def unpacked_text(text: str) -> dict:
     """The inverse of `packed_text`, of a text that may have white space in it; ValueError."""
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has {len(text)} characters")
     code = "".join(text.split())
     unpack = zlib.decompressobj()
     try:
@@ -34,7 +37,10 @@ def unpacked_text(text: str) -> dict:
         raise ValueError(str(error)) from error
     if not unpack.eof:
         raise ValueError("it is cut short, or unpacks to too much")
-    return json.loads(data)
+    content = loads(data)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no models")
+    return content
 
 
 class HeaderModels:
@@ -44,16 +50,12 @@ class HeaderModels:
         super()._start()
         try:
             content = unpacked_text(self._text_of_models())
-            version = int(content["format_version"])
-        except (ValueError, KeyError, TypeError) as error:
+            version, models = content["format_version"], content["models"]
+            self._provenance = content["provenance"]
+        except (ValueError, KeyError, RecursionError) as error:
             raise Sorry(f"{self._image_file}: its nanobragg header is damaged: {error}") from error
-        if version > FORMAT_VERSION:
-            raise Sorry(
-                f"{self._image_file} was written by a later nanobragg (format {version}; this one "
-                f"reads {FORMAT_VERSION}): install a newer nanobragg to read it"
-            )
-        self._models = experiment_from_dict(content["models"])
-        self._provenance = content["provenance"]
+        check_version(version, self._image_file)
+        self._models = experiment_of_stranger(models, self._image_file)
 
     def _turns(self):
         return self._models.scan is not None and not self._models.scan.is_still()

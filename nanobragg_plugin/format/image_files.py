@@ -14,7 +14,8 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.header_models import packed_text
 from nanobragg_plugin.format.nxmx_models import FORMAT_VERSION, experiment_to_dict
-from nanobragg_plugin.format.nxmx_writer import number_of_images, stored
+from nanobragg_plugin.format.nxmx_pixels import stored
+from nanobragg_plugin.format.nxmx_writer import number_of_images
 
 #: What stands for an image's number in the name of a file; dxtbx's templates have the same.
 NUMBER = "#####"

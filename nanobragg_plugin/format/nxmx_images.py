@@ -14,7 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 from dxtbx.model import CrystalFactory
+from libtbx.utils import Sorry
 
+from nanobragg_plugin.format.nxmx_guard import member, read_json
 from nanobragg_plugin.format.nxmx_models import GROUP
 
 CRYSTALS, IMAGES = f"{GROUP}/crystals", f"{GROUP}/images"
@@ -28,9 +30,14 @@ def write_crystals(handle: h5py.File, crystals: Iterable[Any]) -> None:
 
 def read_crystals(handle: h5py.File) -> list[Any]:
     """Their inverse; an empty list where there is one crystal at most, the file's."""
-    if CRYSTALS not in handle:
+    group = handle[GROUP]
+    if member(group, "crystals") is None:
         return []
-    return [CrystalFactory.from_dict(one) for one in json.loads(handle[CRYSTALS].asstr()[()])]
+    try:
+        found = read_json(group, "crystals", handle.filename)
+        return [CrystalFactory.from_dict(one) for one in found]
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Sorry(f"{handle.filename}: the crystals in it are damaged") from error
 
 
 def write_image_models(handle: h5py.File, models_of: Callable[[int], Any], n_images: int) -> None:
@@ -60,7 +67,14 @@ class ImageModels:
     """Beams and crystals of the images of an open file."""
 
     def __init__(self, group: h5py.Group) -> None:
-        self._values = {name: group[name][()] for name in ("A", "s0", "polarization_normal")}
+        columns = {"A": 9, "s0": 3, "polarization_normal": 3}
+        if any(not isinstance(member(group, name), h5py.Dataset) for name in columns):
+            raise Sorry(f"{group.file.filename}: the models of its images are damaged")
+        self._values = {name: np.asarray(group[name][()]) for name in columns}
+        for name, number in columns.items():
+            values = self._values[name]
+            if values.dtype.kind != "f" or values.ndim != 2 or values.shape[1] != number:
+                raise Sorry(f"{group.file.filename}: {name} of its images is damaged")
 
     @classmethod
     def of(cls, handle: h5py.File) -> ImageModels | None:

@@ -17,19 +17,11 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.trusted_range import trusted_range_is_inclusive
 from nanobragg_plugin.format.nxmx_frames import lab_rotation
 from nanobragg_plugin.format.nxmx_images import write_crystals, write_image_models
-from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS
-from nanobragg_plugin.format.nxmx_tree import (
-    FrameLayout,
-    write_mask,
-    write_own_group,
-    write_tree,
-)
+from nanobragg_plugin.format.nxmx_pixels import Pixels, place_of
+from nanobragg_plugin.format.nxmx_tree import write_mask, write_own_group, write_tree
 
 # What every dxtbx reads as it was written: float64 is downcast by 3.11, uint32 wraps there.
 DTYPES = ("int32", "uint16", "float32")
-COMPRESSIONS = ("gzip", "none")
-# Higher levels take several times as long for a few per cent of a photon-counting image.
-GZIP_LEVEL = 1
 
 
 class NXmxWriter:
@@ -49,6 +41,7 @@ class NXmxWriter:
     Angstrom (float32).
     with_expected: beside the pixels the file has a second data set, `nxmx_models.EXPECTED`, of what
     was expected of them: float32, photons, which stock readers do not look at.
+    parts: files that hold the images, as `Pixels.refer` has them, to which this one then refers.
 
     Raises Sorry for what cannot be written, before anything is. A single panel behind the sample,
     facing back along the beam, is mirrored in z by stock readers (they take it for a mistake);
@@ -71,6 +64,7 @@ class NXmxWriter:
         spectrum=None,
         with_expected: bool = False,
         maps=(),
+        parts=None,
     ):
         self._file = None
         self._path = Path(path)
@@ -79,8 +73,7 @@ class NXmxWriter:
         self._n_images = number_of_images(experiment, n_images)
         self._written = np.zeros(self._n_images, dtype=bool)
         _check_dtype(experiment.detector, self._dtype, expected)
-        self._layout = FrameLayout.of(experiment.detector)
-        self._trusted = [panel.get_trusted_range() for panel in experiment.detector]
+        self._pixels = Pixels(experiment.detector, dtype, compression, with_expected, maps)
         self._temporary = self._path.with_name(
             f".{self._path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
         )
@@ -94,14 +87,13 @@ class NXmxWriter:
                 write_crystals(self._file, crystals)
             if models_of is not None:
                 write_image_models(self._file, models_of, self._n_images)
-            chunking = _chunking(compression)
-            write_mask(self._file, experiment.detector, self._layout, mask, chunking)
-            self._data = self._create_data("/entry/data/data", self._dtype, chunking)
-            self._expected = None
-            if with_expected:
-                self._expected = self._create_data(EXPECTED, np.dtype("float32"), chunking)
-                self._expected.attrs["units"] = "photons"
-            self._maps = {name: self._create_map(name, chunking) for name in maps}
+            pixels = self._pixels
+            write_mask(self._file, experiment.detector, pixels.layout, mask, pixels.chunking)
+            if parts is None:
+                self._made = pixels.create(self._file, self._n_images)
+            else:
+                pixels.refer(self._file, self._n_images, parts)
+                self._written[:] = True
         except BaseException:
             self.discard()
             raise
@@ -128,39 +120,15 @@ class NXmxWriter:
             raise IndexError(f"image {index} of a file of {self._n_images} images")
         if self._written[index]:
             raise ValueError(f"image {index} was written before")
-        if (expected is None) != (self._expected is None):
-            raise ValueError(
-                f"expected photons of image {index} are "
-                + ("missing" if expected is None else "more than the file has room for")
-            )
-        self._data[index] = self._frame(index, panels, self._dtype)
-        if expected is not None:
-            self._expected[index] = self._frame(index, expected, self._expected.dtype)
-        for name, data in self._maps.items():
-            data[index] = self._layout.place(maps[name], data.dtype)
+        where = place_of(index, self._path)
+        self._pixels.write(self._made, index, panels, expected, maps, where)
         self._written[index] = True
 
-    def _create_map(self, name: str, chunking: dict) -> h5py.Dataset:
-        if name.startswith("hkl"):
-            data = self._create_data(f"{MAPS}/{name}", np.dtype("int16"), chunking, (3,))
-            data.attrs["description"] = "the reflection nearest to the middle of the pixel"
-        else:
-            data = self._create_data(f"{MAPS}/{name}", np.dtype("float32"), chunking)
-            data.attrs["units"] = "angstrom"
-        return data
-
-    def _frame(self, index: int, panels, dtype: np.dtype) -> np.ndarray:
-        arrays = [np.asarray(panel) for panel in panels]
-        shapes = [array.shape for array in arrays]
-        if shapes != list(self._layout.sizes):
-            raise ValueError(
-                f"image {index} has panels {shapes}, the detector {list(self._layout.sizes)}"
-            )
-        kept = [
-            stored(array, dtype, trusted, f"Image {index + 1}, panel {i}, of {self._path}")
-            for i, (array, trusted) in enumerate(zip(arrays, self._trusted))
-        ]
-        return self._layout.place(kept, dtype)
+    def take(self, path, first: int, end: int) -> None:
+        """Take images `first` to `end` - 1, which `PartWriter` wrote into a file."""
+        with h5py.File(path, "r") as part:
+            self._pixels.copy(part, self._file, first)
+        self._written[first:end] = True
 
     def close(self) -> None:
         """Give the whole file its name. An image missing is a Sorry, and nothing is left."""
@@ -191,18 +159,6 @@ class NXmxWriter:
             handle.close()
         finally:
             self._temporary.unlink(missing_ok=True)
-
-    def _create_data(
-        self, name: str, dtype: np.dtype, chunking: dict, of_pixel: tuple[int, ...] = ()
-    ) -> h5py.Dataset:
-        """An empty array of pixels, ``[image, slow, fast, ...]``, a chunk for each panel."""
-        return self._file.create_dataset(
-            name,
-            shape=(self._n_images, *self._layout.shape, *of_pixel),
-            dtype=dtype,
-            chunks=(1, self._layout.slot, self._layout.width, *of_pixel),
-            **chunking,
-        )
 
 
 def number_of_images(experiment, n_images: int | None) -> int:
@@ -243,16 +199,6 @@ def _check_dtype(detector, dtype: np.dtype, expected: bool) -> None:
             )
 
 
-def _chunking(compression: str | None) -> dict:
-    """The arguments of h5py's create_dataset for a compressed array."""
-    name = "none" if compression is None else compression
-    if name not in COMPRESSIONS:
-        raise Sorry(f"Unknown compression {name}: choose from {', '.join(COMPRESSIONS)}")
-    if name == "none":
-        return {}
-    return {"compression": "gzip", "compression_opts": GZIP_LEVEL, "shuffle": True}
-
-
 def _create(path: Path, temporary: Path) -> h5py.File:
     """Open the temporary file; Sorry where the output could not be put in its place."""
     folder = path.parent
@@ -266,40 +212,3 @@ def _create(path: Path, temporary: Path) -> h5py.File:
         return h5py.File(temporary, "x")
     except OSError as error:
         raise Sorry(f"Cannot write {path}: {error}") from error
-
-
-def stored(
-    array: np.ndarray,
-    dtype: np.dtype,
-    trusted,
-    where: str,
-    mend: str = "write int32 or float32",
-) -> np.ndarray:
-    """Pixel values as they are stored, see `NXmxWriter.write`; where, mend: for messages."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Sorry(f"{where}: the simulation gave values that are not finite")
-    if dtype.kind == "f":
-        if np.abs(array).max(initial=0) > np.finfo(dtype).max:
-            raise Sorry(f"{where}: a value is beyond what {dtype.name} holds")
-        return array.astype(dtype)
-    # float64 holds the ends of int32, float32 does not
-    values = np.rint(array.astype(np.float64)) if array.dtype.kind == "f" else array
-    info = np.iinfo(dtype)
-    low, high = values.min(initial=0), values.max(initial=0)
-    if low < info.min and not is_untrusted(info.min, trusted):
-        raise Sorry(f"{where}: {low:.0f} is less than {dtype.name} holds; {mend}")
-    if high > info.max and not is_untrusted(info.max, trusted):
-        raise Sorry(f"{where}: {high:.0f} is more than {dtype.name} holds; {mend}")
-    if low < info.min or high > info.max:
-        values = np.clip(values, info.min, info.max)
-    return values.astype(dtype)
-
-
-def is_untrusted(value: int, trusted) -> bool:
-    """Whether a value lies outside a trusted range that is set (its ends differ)."""
-    low, high = trusted
-    if low >= high:
-        return False
-    if trusted_range_is_inclusive():
-        return value < low or value > high
-    return value <= low or value >= high

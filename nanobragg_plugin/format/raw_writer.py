@@ -28,6 +28,10 @@ class RawWriter(FilePerImage):
 
     def close(self) -> None:
         super().close()
+        self.describe()
+
+    def describe(self) -> None:
+        """Write the files beside the images; what is written goes if that fails."""
         path, mask = companions(self._template)
         masked = any(bad.any() for bad in self._bad)
         try:

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from nanobragg_plugin.kernels import channels, lattice_sum, reach
 
+CONTRACT = "cpp.enable_floating_point_contract_flag"
 OPTIONS = {
     "cpp.threads": 1,
-    "cpp.enable_floating_point_contract_flag": "fast",
+    CONTRACT: "fast",
     # indices are clamped before they are used
     "assert_indirect_indexing": False,
     # one loop over all that a function does, without intermediate arrays; it follows each use of a
@@ -112,11 +113,13 @@ def one_thread() -> Iterator[None]:
 
 
 def _options(device: torch.device) -> dict[str, Any]:
-    """Those for a device that this torch knows."""
+    """Those for a device that this torch knows; torch 2.5 has True for "fast"."""
     import torch._inductor.config as inductor
 
     known = inductor.get_config_copy()
     options = {**OPTIONS, **(OPTIONS_CPU if device.type == "cpu" else {})}
+    if isinstance(known.get(CONTRACT), bool):
+        options[CONTRACT] = options[CONTRACT] == "fast"
     return {name: value for name, value in options.items() if name in known}
 
 

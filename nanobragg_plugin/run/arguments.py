@@ -7,16 +7,14 @@ from typing import Any
 
 from dials.util.options import ArgumentParser, flatten_experiments
 from dxtbx.model.experiment_list import ExperimentListFactory
-from libtbx.phil import parse
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks, load
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.phil_values import check_values
-from nanobragg_plugin.run import messages
-
-#: The names of PHIL files, as DIALS' parser has them.
-PHIL_FILES = (".phil", ".param", ".params", ".eff", ".def")
+from nanobragg_plugin.adapters.strangers import require_file
+from nanobragg_plugin.run import expt_guard, messages
+from nanobragg_plugin.run.phil_guard import PHIL_FILES, check_arguments, parse_file
 
 
 def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple:
@@ -26,7 +24,12 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     """
     command, plain_scope = usage.split()[0], scope
     args = plain(args)
+    for arg in args:
+        if "=" not in arg:
+            require_file(arg)
+            expt_guard.check_file(arg)
     name = preset_of(args)
+    check_arguments(args, plain_scope)
     preset = [] if name in (None, "help") else [adapt.preset_file(name)]
     if preset and {"-c", "--show-config"} & set(args):
         scope = adapt.with_preset(scope, name)
@@ -72,21 +75,10 @@ def preset_of(args: list[str]) -> str | None:
         if arg.startswith("preset="):
             found = arg.split("=", 1)[1].strip().strip("\"'")
         elif arg.endswith(PHIL_FILES) and Path(arg).is_file():
-            given = [d for d in _phil_file(arg).objects if d.name == "preset" and d.is_definition]
+            given = [d for d in parse_file(arg).objects if d.name == "preset" and d.is_definition]
             if given:
                 found = " ".join(word.value for word in given[-1].words)
     return None if found in (None, "None", "") else found
-
-
-def _phil_file(name: str) -> Any:
-    """A PHIL file, parsed; `Sorry` for what is none."""
-    try:
-        return parse(Path(name).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise Sorry(f"{name} is not a PHIL file: it is not text") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).replace("input line", "line").split())
-        raise Sorry(f"{name} is not a PHIL file: {reason}") from error
 
 
 def check_readable(args: list[str]) -> None:
@@ -95,6 +87,7 @@ def check_readable(args: list[str]) -> None:
         if arg.startswith("-") or "=" in arg:
             continue
         path = Path(arg)
+        require_file(arg)
         try:
             if not path.exists():
                 raise Sorry(f"there is no file {arg}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from nanobragg_plugin.models import on_device
 from nanobragg_plugin.run import benchmark_cases as cases
 from nanobragg_plugin.run.data_sets import DataSet
 from nanobragg_plugin.run.images import Detection, Images
-from nanobragg_plugin.run.sweep import run_sweep
+from nanobragg_plugin.run.job import Job, kernels_of
+from nanobragg_plugin.run.parts import fingerprint_of, opened, parts_of
+from nanobragg_plugin.run.schedule import Run
+from nanobragg_plugin.run.writers import NXMX
 
 #: Degrees and seconds of an image.
 WIDTH, EXPOSURE = 0.1, 0.1
@@ -58,16 +62,25 @@ def run(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = Path(place) / "sweep.nxs"
         start = time.perf_counter()
-        run_sweep(
-            DataSet(Images([plan], Detection(background=BACKGROUND)), ()),
-            path,
-            {"program": "nanobragg.benchmark"},
-            progress=lambda: moments.append(time.perf_counter()),
-        )
+        data_set = DataSet(Images([plan], Detection(background=BACKGROUND)), ())
+        _write(data_set, path, lambda: moments.append(time.perf_counter()))
         end = time.perf_counter()
         size = path.stat().st_size
     further = [late - early for early, late in zip(moments, moments[1:])]
     return {**summary(moments[0] - start, further, end - moments[-1]), "bytes": size}
+
+
+def _write(data_set: DataSet, path: Path, progress: Callable[[], None]) -> None:
+    """Make and write the images, in this process, as nanobragg.simulate does."""
+    record = {"program": "nanobragg.benchmark"}
+    sets, all_parts = [data_set], parts_of([data_set.images.n_images])
+    of = (path,), path.with_suffix(".parts"), fingerprint_of(record), kernels_of(sets), record
+    job = Job(None, (), (), {}, *of, NXMX, False)
+    with opened(job.folder, all_parts, record, overwrite=True) as folder:
+        run = Run(job, sets, all_parts, folder)
+        run.make_here(all_parts, progress)
+        run.name_files()
+        folder.remove()
 
 
 def summary(first: float, further: list[float], close: float) -> dict[str, Any]:

@@ -45,8 +45,29 @@ def number_of_files(params: Any, listed: Sequence[Any]) -> int:
     return len(lattices.groups(listed, params.crystal.lattices)) if len(listed) else 1
 
 
-def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
-    """All of them, planned; params: extracted; listed: the experiment list, which may be empty."""
+@dataclass(frozen=True)
+class Prepared:
+    """All models, before anything is read or calculated that takes long. sources: the experiments
+    as they will be simulated, but for the choice of images; groups: which of them, for each file;
+    shots: in place of them, stills."""
+
+    params: Any
+    sources: list[Any]
+    groups: list[list[int]]
+    shots: stills.Stills | None
+
+    def of_group(self, number: int) -> list[Any]:
+        """The experiments of file `number`, from 0, one a crystal."""
+        return [self.sources[i] for i in self.groups[number]]
+
+    def scales(self, number: int) -> Sequence[float] | None:
+        """The relative fluence of all images of a scan of file `number`, where they have one."""
+        firsts = [self.sources[group[0]] for group in self.groups]
+        return fluence.scales_of_images(self.params.beam, firsts)[number]
+
+
+def prepared(params: Any, listed: Sequence[Any]) -> Prepared:
+    """From extracted parameters and the experiment list, which may be empty."""
     if len(listed):
         sources = load.sweeps(listed)
         geometry_phil.override(sources, params.geometry)
@@ -57,18 +78,25 @@ def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
     detector_phil.set_panels(sources, params.detector)
     detector_phil.fit_panels(sources, params.output.format)
     _check_scales(params.crystal.lattice_scales, groups)
-    shots = stills.stills_of(params, sources)
-    if shots is not None:
-        return [_of_stills(params, shots)]
-    scales = fluence.scales_of_images(params.beam, [sources[group[0]] for group in groups])
-    result = []
-    for number, group in enumerate(groups):
-        made = _of_crystals(params, number, [sources[i] for i in group], scales[number])
-        which = [f"Sweep {number + 1} of {len(groups)}:"] if len(groups) > 1 else []
-        notes = [note for plan in made.images.plans for note in plan.notes]
-        logger.info("\n".join([*which, *dict.fromkeys(notes)]))
-        result.append(made)
-    return result
+    return Prepared(params, sources, groups, stills.stills_of(params, sources))
+
+
+def data_sets(params: Any, listed: Sequence[Any]) -> list[DataSet]:
+    """All of them, planned; params: extracted; listed: the experiment list, which may be empty."""
+    ready = prepared(params, listed)
+    return [data_set(ready, number) for number in range(len(ready.groups))]
+
+
+def data_set(ready: Prepared, number: int) -> DataSet:
+    """That of file `number`, from 0, planned."""
+    params, groups = ready.params, ready.groups
+    if ready.shots is not None:
+        return _of_stills(params, ready.shots)
+    made = _of_crystals(params, number, ready.of_group(number), ready.scales(number))
+    which = [f"Sweep {number + 1} of {len(groups)}:"] if len(groups) > 1 else []
+    notes = [note for plan in made.images.plans for note in plan.notes]
+    logger.info("\n".join([*which, *dict.fromkeys(notes)]))
+    return made
 
 
 def _of_crystals(
@@ -144,11 +172,12 @@ def _of_stills(params: Any, shots: stills.Stills) -> DataSet:
             "beam.image_scale_file is of the images of a scan: with stills.count give "
             "stills.fluence_sigma_percent"
         )
-    like = adapt.plan(params, shots.widest(), lookup.mask)
+    params = stills.with_exposure(params, shots.base)
+    like = adapt.plan(params, shots.reference(), lookup.mask, reach=shots.reach)
 
     def make(index: int) -> Plan:
         plan = adapt.plan(
-            shots.params_of(params, index), shots.models(index), lookup.mask, None, like
+            shots.params_of(params, index), shots.models(index), lookup.mask, like=like
         )
         photons = plan.fluences[0] * shots.fluence_scale(index)
         return dataclasses.replace(plan, fluences=(photons,))

@@ -14,6 +14,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 
 from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.adapters.load import LOOKUPS
+from nanobragg_plugin.format.FormatNanoBraggLive import FormatNanoBraggLive
 from nanobragg_plugin.format.image_files import image_numbers, image_path
 from nanobragg_plugin.run.data_sets import DataSet
 from nanobragg_plugin.run.images import Images
@@ -63,6 +64,10 @@ def _imagesets(images: Images, path: Path, form: Form) -> list[Any]:
     simulated, turns = images.models, checks.is_rotation(images.models.scan)
     if form.format == "nxmx":
         return [e.imageset for e in ExperimentListFactory.from_filenames([str(path)])]
+    if form.format == "live":
+        imageset = FormatNanoBraggLive.get_imageset([str(path)])
+        listed = ExperimentListFactory.from_imageset_and_crystal(imageset, crystal=None)
+        return [experiment.imageset for experiment in listed]
     numbers = image_numbers(simulated, images.n_images)
     if form.format == "raw":
         return [None] if turns else [None] * len(numbers)

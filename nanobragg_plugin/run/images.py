@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from nanobragg_plugin.adapters import background_measured, background_phil, dete
 from nanobragg_plugin.adapters.load import Lookup
 from nanobragg_plugin.adapters.params import Part, Plan, torch_device
 from nanobragg_plugin.background import Material, Measured
-from nanobragg_plugin.models import Exposure
+from nanobragg_plugin.models import Beam, Exposure, Panel
 from nanobragg_plugin.response import Detector, Response
 from nanobragg_plugin.simulate import Choice, Simulator
 from nanobragg_plugin.sources import spectrum_of
@@ -154,21 +154,40 @@ class Images:
     def expected(self, index: int) -> list[Tensor]:
         """Expected photons [slow, fast] of every panel, background included."""
         (plan, *_), own = self.plans_of(index)
-        detection, exposure = self.detection, plan.exposure(own)
-        simulator = self.simulators_of(index)[0][0]
-        image = self.bragg(index)
+        detection, image = self.detection, self.bragg(index)
         if detection.background:
             panels = plan.experiment.panels
             flats = (background.flat(panel, detection.background) for panel in panels)
             image = [a + b for a, b in zip(image, flats)]
         if detection.materials:
             photons = plan.fluences[own] * detection.beam_area
-            scattered = simulator.scattered(exposure, detection.materials)
+            scattered = self._of_beam(
+                index, lambda of, exposure: of.scattered(exposure, detection.materials)
+            )
             image = [a + photons * b for a, b in zip(image, scattered)]
-        for more in _measured(simulator, exposure, detection.measured):
+        profile, images = detection.measured.profile, detection.measured.images
+        if profile is not None:
+            measured = self._of_beam(index, lambda of, exposure: of.measured(exposure, profile))
+            image = [a + b for a, b in zip(image, measured)]
+        if images is not None:
+            more = (background.unmasked(*of) for of in zip(plan.experiment.panels, images))
             image = [a + b for a, b in zip(image, more)]
         past_stop = self.past_stop(index)
         return image if past_stop is None else [a * b for a, b in zip(image, past_stop)]
+
+    def _of_beam(
+        self, index: int, see: Callable[[Simulator, Exposure], list[Tensor]]
+    ) -> list[Tensor]:
+        """What see(simulator, exposure) finds, [slow, fast] a panel, of a photon of the beam: the
+        mean over its parts that have amplitudes of their own."""
+        (plan, *_), own = self.plans_of(index)
+        colours = plan.parts[: max(1, len(plan.amplitudes))]
+        exposure, total = plan.exposure(own), []
+        for part, simulator in zip(colours, self.simulators_of(index)[0]):
+            share = float(part.experiment.beam.fluence)
+            image = [share * one for one in see(simulator, exposure)]
+            total = [a + b for a, b in zip(total, image)] if total else image
+        return total
 
     def past_stop(self, index: int) -> list[Tensor] | None:
         """What a beam stop lets through to each pixel, 0 to 1, [slow, fast] a panel; None: there is
@@ -193,28 +212,38 @@ class Images:
         return [values.numpy() for values in read]
 
     def spectrum(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Wavelengths, Angstrom, and the photons of each; None of one, or where they change from
-        image to image."""
-        beams = [part.experiment.beam for part in self.plans[0].parts]
-        wavelengths, photons = spectrum_of(*beams)
-        if len(wavelengths) == 1 or len(beams[0].wavelength) > 1:
-            return None
-        return wavelengths.cpu().numpy(), photons.cpu().numpy()
+        """`spectrum_of_beams` of the beam."""
+        return spectrum_of_beams([part.experiment.beam for part in self.plans[0].parts])
 
     def good(self) -> list[np.ndarray] | None:
-        """bool [slow, fast] a panel, True where a pixel is simulated and is none of the detector's
-        bad ones that a mask is to name; None: all are."""
-        panels = self.plans[0].experiment.panels
-        bad = self.detector.bad if self.detection.masked else None
-        if bad is None and all(panel.mask is None for panel in panels):
-            return None
-        good = [
-            np.ones(panel.shape, bool) if panel.mask is None else panel.mask.cpu().numpy()
-            for panel in panels
-        ]
-        if bad is None:
-            return good
-        return [one & ~(dead | hot).numpy() for one, (dead, hot) in zip(good, bad)]
+        """`good_pixels` of all images."""
+        return good_pixels(self.plans[0].experiment.panels, self.detector, self.detection.masked)
+
+
+def spectrum_of_beams(beams: Sequence[Beam]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Wavelengths, Angstrom, and the photons of each; None of one, or where they change from image
+    to image. beams: what adds up to the core's beam."""
+    wavelengths, photons = spectrum_of(*beams)
+    if len(wavelengths) == 1 or len(beams[0].wavelength) > 1:
+        return None
+    return wavelengths.cpu().numpy(), photons.cpu().numpy()
+
+
+def good_pixels(
+    panels: Sequence[Panel], detector: Detector, masked: bool
+) -> list[np.ndarray] | None:
+    """bool [slow, fast] a panel, True where a pixel is simulated and, if they are to be masked, is
+    none of the detector's bad ones; None: all are."""
+    bad = detector.bad if masked else None
+    if bad is None and all(panel.mask is None for panel in panels):
+        return None
+    good = [
+        np.ones(panel.shape, bool) if panel.mask is None else panel.mask.cpu().numpy()
+        for panel in panels
+    ]
+    if bad is None:
+        return good
+    return [one & ~(dead | hot).numpy() for one, (dead, hot) in zip(good, bad)]
 
 
 class Stills(Images):
@@ -250,17 +279,6 @@ class Stills(Images):
                 simulator.choice = self._choice
             self._last = index, (plan,), (simulators,)
         return self._last
-
-
-def _measured(
-    simulator: Simulator, exposure: Exposure, measured: Measured
-) -> Iterator[list[Tensor]]:
-    """Photons [slow, fast] a panel of each background that was measured."""
-    if measured.profile is not None:
-        yield simulator.measured(exposure, measured.profile)
-    if measured.images is not None:
-        panels = simulator.experiment.panels
-        yield [background.unmasked(*of) for of in zip(panels, measured.images)]
 
 
 def _inputs(part: Part, plan: Plan) -> tuple:

@@ -18,6 +18,9 @@ from nanobragg_plugin.adapters.checks import one_line
 #: What torch says where an array does not fit into memory: on the CPU, on a GPU.
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
+#: Characters of what others say: a value that is refused may be of any length.
+LONGEST = 1000
+
 #: Where HDF5 says why it failed to write.
 HDF5_FAILURE = re.compile(r"errno = \d+, error message = '([^']+)'")
 
@@ -44,8 +47,8 @@ def clear() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends the process as an exception does: what is
-    half-written is removed. The exit status is the shell's, 128 + 15."""
+    """SIGTERM, as batch systems send it, and Ctrl-C end the process as an exception does: what is
+    half-written is removed. The exit status is the shell's, 128 + 15 or 128 + 2."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -56,6 +59,8 @@ def stoppable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        stop(signal.SIGINT, None)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -66,8 +71,9 @@ def of_phil() -> Iterator[None]:
     try:
         yield
     except Sorry as error:
-        raise Sorry(one_line(error)) from None
+        raise Sorry(one_line(error)[:LONGEST]) from None
     except (
+        ArithmeticError,
         RuntimeError,
         ValueError,
         TypeError,
@@ -75,7 +81,7 @@ def of_phil() -> Iterator[None]:
         AttributeError,
         AssertionError,
     ) as error:
-        raise Sorry(f"the parameters cannot be read: {one_line(error)}") from None
+        raise Sorry(f"the parameters cannot be read: {one_line(error)[:LONGEST]}") from None
 
 
 def _reason(error: OSError | RuntimeError) -> str | None:

@@ -7,7 +7,6 @@ import glob
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.run.parts import is_moving
 from nanobragg_plugin.run.writers import ENDINGS
 
 logger = logging.getLogger("dials.nanobragg_plugin.run.outputs")
@@ -57,9 +57,10 @@ def whole(path: str | Path) -> Iterator[Path]:
 @dataclass(frozen=True)
 class Outputs:
     """The files of a run. images: for every sweep, a file, or in a format with a file for every
-    image their names with ##### for the image's number."""
+    image their names with ##### for the image's number; parts: the folder where they are made."""
 
     images: tuple[Path, ...]
+    parts: Path
     experiments: Path
     provenance: Path
     preview: Path | None
@@ -79,6 +80,7 @@ class Outputs:
         numbers = [""] if n_sweeps == 1 else [f"_{i + 1}" for i in range(n_sweeps)]
         return cls(
             tuple(Path(f"{prefix}{number}{ENDINGS[params.format]}") for number in numbers),
+            Path(f"{prefix}.parts"),
             Path(params.experiments or f"{prefix}.expt"),
             Path(params.provenance or f"{prefix}.provenance.json"),
             Path(params.preview) if params.preview else None,
@@ -101,10 +103,15 @@ class Outputs:
             if name in read:
                 raise Sorry(f"{path} is an input: it would be overwritten; choose another name")
         for path in files:
-            check_writable(path, params.overwrite)
+            check_writable(path, self.may_replace(params))
         for path in log:
             if path.is_dir() or path.is_file() or not path.exists():  # /dev/null is none of these
                 check_writable(path, overwrite=True)
+
+    def may_replace(self, params: Any) -> bool:
+        """Whether files that exist may be replaced: those of a run that was stopped while they got
+        their names are its own."""
+        return params.overwrite or is_moving(self.parts)
 
     def check_images(self, files: Iterable[Path], params: Any, inputs: Iterable[str]) -> None:
         """`Sorry` unless the files of all images can be written, where there is one for each; a
@@ -118,7 +125,7 @@ class Outputs:
             if path.resolve() in taken:
                 raise Sorry(f"two outputs would both be {path.resolve()}: rename one")
             if os.path.lexists(path):
-                check_writable(path, params.overwrite)
+                check_writable(path, self.may_replace(params))
         for path in self.images:
             there = set(path.parent.glob(glob.escape(path.name).replace("#", "[0-9]")))
             strays = sorted(there - set(files)) if "#" in path.name else []
@@ -129,20 +136,3 @@ class Outputs:
                     path,
                     strays[0],
                 )
-
-    @contextlib.contextmanager
-    def staged(self) -> Iterator[list[Path]]:
-        """Where to write the images meanwhile: a hidden folder beside them. They move to their
-        places together, when all are whole; after any failure none does, and the folder goes."""
-        home = self.images[0].parent
-        name = self.images[0].stem.rstrip("#_")
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=home))
-        try:
-            yield [folder / path.name for path in self.images]
-            for path in sorted(folder.iterdir()):
-                os.replace(path, home / path.name)
-        except Sorry as error:
-            there = "" if home == Path(".") else f"{home}{os.sep}"
-            raise Sorry(str(error).replace(f"{folder}{os.sep}", there)) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

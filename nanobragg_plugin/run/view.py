@@ -16,6 +16,7 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.phil_values import check_values, word
 from nanobragg_plugin.run import arguments, marks, messages, page, picture, pixels, view_spots
 from nanobragg_plugin.run.outputs import check_writable
+from nanobragg_plugin.run.phil_guard import check_arguments
 from nanobragg_plugin.run.view_images import Series
 
 #: Dots of an image in a picture, in an animation, unless given.
@@ -50,6 +51,7 @@ def parse_command(args: list[str], scope: Any, usage: str, epilog: str) -> tuple
     )
     rest = [arg for arg in args if arg not in (*names.images, *names.reflections)]
     parser = ArgumentParser(phil=scope, usage=usage, epilog=epilog, check_format=False)
+    check_arguments(rest, scope)
     with messages.of_phil():
         params, _, unhandled = parser.parse_args(
             args=rest, show_diff_phil=False, return_unhandled=True

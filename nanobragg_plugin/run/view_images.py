@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks
+from nanobragg_plugin.adapters.load import check_unpickled
+from nanobragg_plugin.adapters.strangers import refuse_pickles
+from nanobragg_plugin.run import expt_guard
 from nanobragg_plugin.run.pixels import Image
 
 
@@ -124,12 +129,17 @@ def load(names: list[str]) -> ExperimentList:
     result = ExperimentList()
     for name in (one for one in names if one.endswith((".expt", ".json"))):
         with _read(name, "an experiment list whose images can be read"):
+            expt_guard.check_file(name)
+            check_unpickled(ExperimentListFactory.from_json_file(name, check_format=False))
             result.extend(ExperimentListFactory.from_json_file(name, check_format=True))
     images = [name for name in names if not name.endswith((".expt", ".json"))]
     templates = [name for name in images if "#" in name]
     files = [name for name in images if "#" not in name]
+    refuse_pickles(files)
     for name in templates:
         with _read(name, "a template of images"):
+            found = glob.glob(re.sub("#+", "*", glob.escape(name)))
+            refuse_pickles(sorted(found))
             result.extend(ExperimentListFactory.from_templates([name]))
     if files:
         unknown: list[str] = []

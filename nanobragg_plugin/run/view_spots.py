@@ -10,6 +10,7 @@ from dials.array_family import flex
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import checks, load
+from nanobragg_plugin.adapters.strangers import require_file
 from nanobragg_plugin.run.marks import Spots
 from nanobragg_plugin.run.view_images import Series
 
@@ -17,10 +18,22 @@ from nanobragg_plugin.run.view_images import Series
 COLUMNS = {"found": "xyzobs.px.value", "predicted": "xyzcal.px"}
 
 
+#: How a reflection table of DIALS begins: an array of three, a string of 27 characters.
+MSGPACK = b"\x93\xbbdials::af::reflection_table"
+
+
 def read_table(name: str) -> Any:
-    """The reflection table of a file."""
+    """The reflection table of a file, which DIALS would unpickle if it were not msgpack."""
+    require_file(name)
     try:
+        with open(name, "rb") as stream:
+            if stream.read(len(MSGPACK)) != MSGPACK:
+                raise Sorry(
+                    f"{name} is not a reflection table as DIALS has written it since 2019 (msgpack)"
+                )
         table = flex.reflection_table.from_file(name)
+    except Sorry:
+        raise
     # whatever a file that is none makes its reader stumble over
     except Exception as error:
         raise Sorry(

@@ -11,8 +11,10 @@ from typing import Any
 from dxtbx.model import Experiment
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters import checks
 from nanobragg_plugin.format.cbf_writer import CbfWriter
 from nanobragg_plugin.format.image_files import NUMBER, ImageWriter, image_numbers, image_path
+from nanobragg_plugin.format.nxmx_pixels import PartWriter, Pixels
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
 from nanobragg_plugin.format.raw_writer import RawWriter, companions
 from nanobragg_plugin.format.smv_writer import SmvWriter
@@ -27,6 +29,7 @@ ENDINGS = {
     "cbf": f"_{NUMBER}.cbf",
     "smv": f"_{NUMBER}.img",
     "raw": f"_{NUMBER}.bin",
+    "live": ".nbexpt",
 }
 
 
@@ -65,6 +68,12 @@ class Form:
     def check(self, experiment: Experiment, rounded: bool) -> None:
         """`Sorry` for images of an experiment that the files cannot hold, before any is simulated;
         rounded: whether pixel values are whole numbers."""
+        first = 1 if experiment.scan is None else experiment.scan.get_image_range()[0]
+        if self.format == "nxmx" and first < 1 and checks.is_rotation(experiment.scan):
+            raise Sorry(
+                f"the scan begins at image {first}, but dxtbx numbers the images of one file from "
+                "1: use output.format=cbf, or give geometry.scan.image_range"
+            )
         if self.format not in FILE_PER_IMAGE:
             return
         if not rounded and self.format != "raw":
@@ -107,9 +116,15 @@ NXMX = Form()
 
 
 def open_writer(
-    form: Form, path: Path, data_set: DataSet, provenance: dict, maps: Sequence[str] = ()
+    form: Form,
+    path: Path,
+    data_set: DataSet,
+    provenance: dict,
+    maps: Sequence[str] = (),
+    parts: Sequence[tuple[str, int, int]] | None = None,
 ) -> ImageWriter:
-    """What writes the images of a file, or of one for each; maps: names of those beside them."""
+    """What writes the images of a file, or of one for each; maps: names of those beside them;
+    parts: of NXmx, the files to which it refers, as `Pixels.refer` has them."""
     images, stills = data_set.images, data_set.stills
     models_of = None if stills is None else stills.models
     options = {"n_images": images.n_images, "provenance": provenance, "mask": images.good()}
@@ -120,12 +135,26 @@ def open_writer(
     return NXmxWriter(
         path,
         images.models,
-        dtype="int32" if rounded else "float32",
+        dtype=_dtype(data_set),
         compression=form.compression,
         expected=not rounded,
         with_expected=form.expected,
         maps=maps,
+        parts=parts,
         crystals=images.crystals,
         spectrum=images.spectrum() if stills is None or stills.one_spectrum else None,
         **options,
     )
+
+
+def open_part(
+    form: Form, path: Path, data_set: DataSet, maps: Sequence[str], first: int, end: int, name: Path
+) -> PartWriter:
+    """What writes images `first` to `end` - 1 of an NXmx file `name` into one of their own."""
+    detector = data_set.images.models.detector
+    of = detector, _dtype(data_set), form.compression, form.expected, maps
+    return PartWriter(path, Pixels(*of), first, end, name)
+
+
+def _dtype(data_set: DataSet) -> str:
+    return "int32" if data_set.images.detection.response.rounded else "float32"
