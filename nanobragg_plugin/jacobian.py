@@ -22,7 +22,7 @@ from nanobragg_plugin.kernels import dense, tangents
 from nanobragg_plugin.kernels.incidence import Incidence
 from nanobragg_plugin.kernels.prepared import Rough
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions, tensors_of
-from nanobragg_plugin.simulate import Simulator, evaluated_batches, place, simulate
+from nanobragg_plugin.simulate import Choice, Simulator, evaluated_batches, place, simulate
 from nanobragg_plugin.structure_factors import StructureFactors, constant
 
 Models = Callable[[Tensor], "tuple[Experiment, StructureFactors]"]
@@ -35,10 +35,12 @@ def jacobian(
     exposure: Exposure,
     options: SimulationOptions | None = None,
     flat: bool = False,
+    choices: dict[str, Choice] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Expected photons of an image as `simulate.simulate`, [slow, fast] a panel, and their
     derivatives [p, slow, fast] with respect to parameters [p]; flat: [n] and [p, n] of the pixels
-    that a panel's mask lets through, in raster order.
+    that a panel's mask lets through, in raster order. choices: where the choice of a kernel is kept
+    from call to call of much the same image, which takes seconds; None: nowhere.
 
     models makes the experiment and the structure factors of parameters, by operations of torch
     that have forward derivatives. It is called several times for each parameter. ValueError unless
@@ -49,6 +51,7 @@ def jacobian(
         raise ValueError(f"parameters must be of shape [p], one at least, not {shape}")
     options = SimulationOptions() if options is None else options
     problem = _Problem(models, parameters.detach(), exposure, options, flat)
+    problem.choices = {} if choices is None else choices
     return problem.at_once() if problem.may_be_at_once else problem.one_by_one()
 
 
@@ -63,6 +66,8 @@ class _Effect:
 
 
 class _Problem:
+    choices: dict[str, Choice]
+
     def __init__(
         self,
         models: Models,
@@ -126,10 +131,12 @@ class _Problem:
     def at_once(self) -> tuple[list[Tensor], list[Tensor]]:
         """One sum over terms, of which the derivatives are made with it."""
         simulator = Simulator(self.experiment, self.structure_factors, self.options)
+        simulator.choice = self.choices.get("jacobian")
         given = self.given
         some = next(iter(given.values()))
         slopes = some.everything, some.squares is not None
         kernel = simulator.ready(self.exposure, slopes=slopes)
+        self.choices["jacobian"] = simulator.choice
         kernel.apart = self.apart
         found = [self._panel(kernel, panel) for panel in self.panels]
         return [image for image, _ in found], [columns for _, columns in found]

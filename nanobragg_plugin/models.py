@@ -176,10 +176,10 @@ class Layers:
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """How finely, how exactly, and in which mode. oversample: sub-pixels along each axis; subpixels:
-    where they are sampled, in their `centres`, as nanoBragg.c does, or, `moments`, further from the
-    pixel's middle, at a mean square distance that is that of all its points: of 2 sub-pixels these
-    are Gauss's points, which make up for twice as many of their centres.
+    """How finely, how exactly, and in which mode. oversample: sub-pixels along each axis.
+    subpixels: where they are sampled, in their `centres`, as nanoBragg.c does, or, `moments`,
+    further from the pixel's middle, at a mean square distance that is that of all its points: of 2
+    sub-pixels these are Gauss's points, which make up for twice as many of their centres.
 
     layers: one entry a panel, None where a panel has no sensor to model. oversample_omega, _polar
     and _thick: the factor is taken at every sample, else once (DESIGN section 4). precision:

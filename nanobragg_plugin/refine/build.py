@@ -14,7 +14,7 @@ from torch import Tensor
 from nanobragg_plugin.adapters import refined, shoeboxes
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
-from nanobragg_plugin.models import Panel
+from nanobragg_plugin.models import Exposure, Panel
 from nanobragg_plugin.refine import parametrisations as parts
 from nanobragg_plugin.refine.data import Data, centred, picture
 from nanobragg_plugin.refine.noise import Noise
@@ -157,10 +157,14 @@ def noise_of(params: Any) -> Noise:
 
 
 def data_of(
-    plan: Plan, boxes: Boxes, read: Callable[[int], list], progress: Callable[[], None]
+    plan: Plan,
+    boxes: Boxes,
+    read: Callable[[int], list],
+    progress: Callable[[], None],
+    exposure: Callable[[int], Exposure],
 ) -> tuple[Data, int]:
     """The pixels of all images that have some, and how many of the boxes' are bad. A picture's
-    number is its image's, from 0."""
+    number is its image's, from 0; exposure: of an image."""
     pictures, bad = [], 0
     panels = plan.experiment.panels
     for index in range(plan.n_images):
@@ -178,7 +182,7 @@ def data_of(
             bad += int((inside & ~good).sum())
             label[~good] = -1
         fluence = plan.fluences[index]
-        pictures.append(picture(images, labels, index, plan.exposure(index), fluence))
+        pictures.append(picture(images, labels, index, exposure(index), fluence))
     pictures = [one for one in pictures if len(one.counts)]
     if not pictures:
         raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,6 +50,20 @@ class Data:
             raise ValueError("there is no pixel to refine against")
         if max(int(one.box.max()) for one in self.pictures if len(one.box)) >= self.boxes:
             raise ValueError(f"a pixel is of a shoebox beyond the {self.boxes}")
+
+    @cached_property
+    def _reach(self) -> Tensor:
+        """[boxes, 2]: how far from the middle of a box its pixels are along slow and fast."""
+        reach = torch.zeros(self.boxes, 2, dtype=torch.float64)
+        for one in self.pictures:
+            index = one.box[:, None].expand(-1, 2)
+            reach.scatter_reduce_(0, index, one.place.abs(), "amax")
+        return reach
+
+    def least(self, background: Tensor) -> Tensor:
+        """[boxes]: the least that backgrounds [boxes, terms] can be at some pixel of their box."""
+        slopes = background[:, 1:].abs() * self._reach[:, : background.shape[1] - 1]
+        return background[:, 0] - slopes.sum(1)
 
     @property
     def n(self) -> int:

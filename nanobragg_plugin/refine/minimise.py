@@ -13,8 +13,10 @@ from nanobragg_plugin.refine.target import Normal, State, Target
 
 #: Of the damping: the first, the least, and the one at which nothing moves any more.
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
-#: The expected fall of the loss at which it is found: steps are a hundredth of a sigma then.
-CONVERGED = 1e-4
+#: The expected fall of the loss at which it is found: steps are three hundredths of a sigma then.
+CONVERGED = 1e-3
+#: The same where the loss does not fall any more: steps are a tenth of a sigma.
+NEARLY = 1e-2
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
 ROUNDING = 1e-8
 
@@ -57,7 +59,11 @@ def minimise(
             losses.append(normal.loss)
             damping = max(damping / 10, LEAST_DAMPING)
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
-            return Found(state, normal, tuple(losses), True, "")
+            # small because it was damped, or because there is nowhere to go?
+            reason = "no step leads down, though the slopes say so"
+            _, _, fall = _step(target, state, normal, 0.0)
+            converged = fall < max(NEARLY, ROUNDING * abs(normal.loss))
+            return Found(state, normal, tuple(losses), converged, "" if converged else reason)
         else:
             damping *= 10
         if report is not None:

@@ -44,9 +44,11 @@ class Model:
         self, start: Models, parts: Sequence[Part], changes: dict[str, dict] | None = None
     ) -> None:
         self.start, self.parts = start, tuple(parts)
-        changes = changes or {}
+        self.changes = changes or {}
         self.parameters = Parameters(
-            replace(one, **changes.get(one.name, {})) for part in parts for one in part.parameters
+            replace(one, **self.changes.get(one.name, {}))
+            for part in parts
+            for one in part.parameters
         )
 
     def models(self, values: Tensor) -> Models:

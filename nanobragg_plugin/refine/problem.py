@@ -11,12 +11,13 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 
 from nanobragg_plugin import sampling
-from nanobragg_plugin.adapters import fluence, load, shoeboxes
+from nanobragg_plugin.adapters import fluence, load, sampling_phil, shoeboxes
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.constants import RTD
-from nanobragg_plugin.refine import build, positions, schedule
+from nanobragg_plugin.models import Exposure
+from nanobragg_plugin.refine import build, positions, sampled, schedule
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.positions import Spots
 from nanobragg_plugin.refine.schedule import Stage
@@ -63,11 +64,15 @@ def problem(
     scales = fluence.scales_of_images(params.beam, [experiment])[0]
     scales = fluence.scales_of_chosen(scales, experiment, chosen)
     plan = _fine(params, adapt.plan(params, chosen, lookup.mask, before, scales))
+    exposure = plan.exposure
+    if params.sampling.phisteps is Auto and params.sampling.phistep_deg is None:
+        if plan.phi_sampling == "midpoint":
+            exposure = _spread_out(plan)
     kinds = {kind for stage in stages for kind in stage.kinds}
     built = build.build(params, plan, kinds)
     boxes = shoeboxes.boxes_of(params.refine.shoeboxes, table, params.experiment, chosen)
     read = shoeboxes.reader(chosen, name)
-    data, bad = build.data_of(plan, boxes, read, progress)
+    data, bad = build.data_of(plan, boxes, read, progress, exposure)
     options = plan.options
     if options.compile == "auto":
         a_pixel = sampling.steps_per_pixel(plan.experiment, options, plan.phisteps)
@@ -112,11 +117,18 @@ def _assume(params: Any, experiment: Any) -> float | None:
     return FLUENCE
 
 
+def _spread_out(plan: Plan) -> Callable[[int], Exposure]:
+    return lambda index: sampled.spread_out(plan.exposure(index))
+
+
 def _fine(params: Any, plan: Plan) -> Plan:
-    """With twice the phi steps that are enough at the start, whose spread may be too large."""
-    if params.sampling.phisteps is not Auto or plan.phisteps == 1:
+    """As finely sampled as refining needs, where that was left open."""
+    if params.sampling.oversample is not Auto:
         return plan
-    return replace(plan, phisteps=2 * plan.phisteps)
+    options = sampled.fine(plan.options, plan.experiment)
+    notes = [note for note in plan.notes if not note.startswith("Sampling:")]
+    note = sampling_phil.sampling_note(options, plan.phisteps, plan.experiment)
+    return replace(plan, options=options, notes=(*notes, note))
 
 
 def _check(target: Target, built: Built, stages: list[Stage]) -> None:

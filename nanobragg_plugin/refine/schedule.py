@@ -10,7 +10,7 @@ from typing import Any
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.refine import positions
+from nanobragg_plugin.refine import positions, sampled
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
@@ -33,14 +33,17 @@ KINDS = (
 @dataclass(frozen=True)
 class Stage:
     """kinds: what is refined, in the words of refine.parameters; blur: by how much domains are
-    smaller and spreads larger meanwhile."""
+    smaller and spreads larger meanwhile; coarse: whether it is sampled coarsely."""
 
     kinds: tuple[str, ...]
     blur: float = 1.0
+    coarse: bool = False
 
     def __str__(self) -> str:
+        how = [f"blurred {self.blur:g} times"] if self.blur != 1 else []
+        how += ["coarse"] if self.coarse else []
         words = ", ".join(self.kinds)
-        return words if self.blur == 1 else f"{words} (blurred {self.blur:g} times)"
+        return f"{words} ({', '.join(how)})" if how else words
 
 
 def stages_of(params: Any) -> list[Stage]:
@@ -61,7 +64,9 @@ def stages_of(params: Any) -> list[Stage]:
         if params.blur > 1 and "orientation" in chosen:
             found = [Stage(_one_scale(("orientation", *scale)), params.blur)]
         found.append(Stage(_one_scale(chosen)))
-    return found
+    if not params.coarse:
+        return found
+    return [one for stage in found for one in (replace(stage, coarse=True), stage)]
 
 
 def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,6 +122,7 @@ def of_stage(target: Target, built: Built, stage: Stage) -> Target:
     if stage.blur > 1:
         kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
     free = tuple(name for kind in kept for name in built.names[kind])
+    target = sampled.coarse(target) if stage.coarse else target
     return replace(target, free=free, image_scales="image_scales" in stage.kinds)
 
 

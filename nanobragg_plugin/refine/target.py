@@ -8,18 +8,19 @@ eliminated from the normal equations (Schur's complement) and found again from t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanobragg_plugin.jacobian import jacobian
-from nanobragg_plugin.models import SimulationOptions
+from nanobragg_plugin.models import Experiment, SimulationOptions
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.linear import Linear, linear
-from nanobragg_plugin.refine.noise import Noise
+from nanobragg_plugin.refine.noise import FLOOR, Noise
 from nanobragg_plugin.refine.parametrisations import Model, Models
-from nanobragg_plugin.simulate import simulate
+from nanobragg_plugin.simulate import Choice, Simulator
 
 #: Terms of a shoebox's background.
 BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3}
@@ -99,7 +100,8 @@ class Expected:
 @dataclass(frozen=True)
 class Target:
     """A model against data. free: names of the parameters that are; image_scales: whether each
-    image has a scale of its own; background: one of BACKGROUNDS."""
+    image has a scale of its own; background: one of BACKGROUNDS; choices: of kernels, kept from
+    image to image."""
 
     model: Model
     data: Data
@@ -108,6 +110,7 @@ class Target:
     background: str = "plane"
     free: tuple[str, ...] = ()
     image_scales: bool = False
+    choices: dict[str, Choice] = field(default_factory=dict, compare=False)
 
     @property
     def terms(self) -> int:
@@ -152,12 +155,11 @@ class Target:
 
         if len(near.point):
             of = make, near.point, picture.exposure, self.options
-            images, slopes = jacobian(*of, flat=True)
+            images, slopes = jacobian(*of, flat=True, choices=self.choices)
             found, slope = torch.cat(images).double(), torch.cat(slopes, 1).double()
         else:
             experiment, factors = make(near.point)
-            with torch.no_grad():
-                images = simulate(experiment, picture.exposure, factors, self.options)
+            images = self._simulated(experiment, factors, picture)
             picked = [image[mask] for image, mask in zip(images, picture.masks)]
             found = torch.cat(picked).double()
             slope = found.new_zeros(0, len(found))
@@ -169,6 +171,14 @@ class Target:
             slope = torch.cat([slope, own])
         background = (self.design(picture) * state.background[picture.box]).sum(1)
         return Expected(bragg, slope, background)
+
+    @torch.no_grad()
+    def _simulated(self, experiment: Experiment, factors: Any, picture: Picture) -> list[Tensor]:
+        simulator = Simulator(experiment, factors, self.options)
+        simulator.choice = self.choices.get("image")
+        images = simulator.image(picture.exposure)
+        self.choices["image"] = simulator.choice
+        return images
 
     def design(self, picture: Picture) -> Tensor:
         """[n, terms]: what the pixels change by with each term of their shoebox's background."""
@@ -220,7 +230,20 @@ class Target:
         free = len(self.free)
         inner = state.inner.index_add(0, self.numbers, step[:free])
         scales = state.log_scale + step[free:] if self.image_scales else state.log_scale
-        return State(self.model.parameters.clamped(inner), scales, state.background + backgrounds)
+        backgrounds = state.background + self._lit_still(state.background, backgrounds)
+        return State(self.model.parameters.clamped(inner), scales, backgrounds)
+
+    def _lit_still(self, background: Tensor, step: Tensor) -> Tensor:
+        """A step of the backgrounds, shortened in those boxes, alone, where some pixel would lose
+        more than nine tenths of it: where models are far off the counts, steps would lead far below
+        0, and Marquardt's damping would shorten those of all boxes."""
+        if self.terms == 0:
+            return step
+        before, after = (self.data.least(one) for one in (background, background + step))
+        bounded = (before > FLOOR) & (after < 0.1 * before)
+        # concave in the step's length: no less than on the line between its ends
+        part = 0.9 * before / (before - after).clamp(min=FLOOR)
+        return step * torch.where(bounded, part, torch.ones_like(part))[:, None]
 
     def degrees_of_freedom(self) -> int:
         """Pixels less all that is refined."""
