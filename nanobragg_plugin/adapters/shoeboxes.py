@@ -43,14 +43,22 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
     hkl = np.array(table["miller_index"]).reshape(-1, 3) if "miller_index" in table else None
     if hkl is None or not hkl.any():
         raise Sorry("the reflections are not indexed: give those of dials.index or dials.refine")
-    mine = (np.array(table["id"]) == number) & hkl.any(axis=1)
+    for name in ("id", "panel"):
+        if name not in table:
+            raise Sorry(f"the reflections have no column {name!r}: give those of dials.index")
+    mine = (np.array(table["id"]) == _id_of(table, number, experiment)) & hkl.any(axis=1)
     notes = [f"Reflections: {len(table)}, of this experiment and indexed {int(mine.sum())}"]
+    wrong = _rejected(table)
+    if (mine & wrong).any():
+        notes.append(f"Left out, as DIALS has marked them for it: {int((mine & wrong).sum())}")
+    mine &= ~wrong
     places = _places(table)
     panel = np.array(table["panel"], dtype=int)
     if params.d_min is not None:
         d = _resolution(experiment, panel, places)
         mine &= d >= params.d_min
-    limits = _limits(table, places, experiment.scan is None)
+    still = experiment.scan is None or experiment.goniometer is None
+    limits = _limits(table, places, still)
     border = [params.border_px, params.border_px, params.border_images]
     for axis in range(3):
         limits[:, 2 * axis] -= border[axis]
@@ -58,6 +66,8 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
     limits, inside = _clipped(limits, panel, experiment)
     rows = np.flatnonzero(mine & inside)
     if params.most is not None and len(rows) > params.most:
+        if "intensity.sum.value" not in table:
+            raise Sorry("refine.shoeboxes.most: the reflections have no intensity.sum.value")
         strength = np.array(table["intensity.sum.value"])[rows]
         rows = np.sort(rows[np.argsort(-strength, kind="stable")[: params.most]])
         notes.append(f"The strongest {params.most} are taken")
@@ -74,12 +84,41 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
     return Boxes(rows, panel[rows], limits[rows], group, tuple(notes))
 
 
+def _id_of(table: Any, number: int, experiment: Any) -> int:
+    """What the table calls experiment `number` of the list: by its identifier, if both have it."""
+    ids = dict(table.experiment_identifiers())
+    named = [one for one, name in ids.items() if name and name == experiment.identifier]
+    return named[0] if named else number
+
+
+def _rejected(table: Any) -> np.ndarray:
+    """[n]: which reflections DIALS found to be overloaded, or indexed wrongly."""
+    if "flags" not in table:
+        return np.zeros(len(table), bool)
+    kinds = ("centroid_outlier", "overloaded")
+    found = [table.get_flags(getattr(table.flags, kind)).as_numpy_array() for kind in kinds]
+    return np.any(found, axis=0)
+
+
 def _places(table: Any) -> np.ndarray:
     """[n, 3] fast, slow, image, where spots were found, else where they are predicted."""
-    for name in ("xyzobs.px.value", "xyzcal.px"):
-        if name in table:
-            return np.array(table[name]).reshape(-1, 3)
-    raise Sorry("the reflections have no positions: neither xyzobs.px.value nor xyzcal.px")
+    names = [name for name in ("xyzobs.px.value", "xyzcal.px") if name in table]
+    if not names:
+        raise Sorry("the reflections have no positions: neither xyzobs.px.value nor xyzcal.px")
+    places = np.array(table[names[0]]).reshape(-1, 3)
+    if len(names) == 2:
+        predicted = np.array(table[names[1]]).reshape(-1, 3)
+        places = np.where(_observed(table)[:, None], places, predicted)
+    return places
+
+
+def _observed(table: Any) -> np.ndarray:
+    """[n]: whether a spot was found where the table says: dials.integrate has places of all that
+    it predicts, of those that it did not integrate 0."""
+    found = np.ones(len(table), bool)
+    if "xyzobs.px.value" not in table:
+        return ~found
+    return found & np.array(table["xyzobs.px.value"]).reshape(-1, 3).any(axis=1)
 
 
 def _limits(table: Any, places: np.ndarray, still: bool) -> np.ndarray:
@@ -177,16 +216,18 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
 
 
 def seen(boxes: Boxes, table: Any, experiment: Any) -> tuple[np.ndarray, ...]:
-    """Of the boxes hkl [n, 3], place [n, 2] fast and slow, image [n] from 0, phi [n] radians; and
-    the width of an image, radians, 0 of a still."""
-    hkl = np.array(table["miller_index"]).reshape(-1, 3)[boxes.rows].astype(float)
-    places = _places(table)[boxes.rows]
+    """Of those boxes whose spots were found: hkl [n, 3], panel [n], place [n, 2] fast and slow,
+    image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still."""
+    found = _observed(table)[boxes.rows]
+    rows, panel = boxes.rows[found], boxes.panel[found]
+    hkl = np.array(table["miller_index"]).reshape(-1, 3)[rows].astype(float)
+    places = _places(table)[rows]
     scan = experiment.scan
     if scan is None or experiment.goniometer is None:
         start = 0.0
         if scan is not None and checks.has_oscillation(scan):
             start = scan.get_oscillation(deg=False)[0]
-        return hkl, places[:, :2].copy(), np.zeros(len(hkl)), np.full(len(hkl), start), 0.0
+        return hkl, panel, places[:, :2].copy(), np.zeros(len(hkl)), np.full(len(hkl), start), 0.0
     phi = np.array([scan.get_angle_from_array_index(z, deg=False) for z in places[:, 2]])
     image = places[:, 2] - scan.get_array_range()[0]
-    return hkl, places[:, :2].copy(), image, phi, abs(scan.get_oscillation(deg=False)[1])
+    return hkl, panel, places[:, :2].copy(), image, phi, abs(scan.get_oscillation(deg=False)[1])

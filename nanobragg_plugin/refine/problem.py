@@ -93,10 +93,12 @@ def problem(
     return Problem(*of, assumed, spots, tuple(notes))
 
 
-def _spots(plan: Plan, built: Built, boxes: Boxes, table: Any) -> Spots:
-    """The reflections of the boxes, where they were seen."""
-    hkl, place, image, phi, width = shoeboxes.seen(boxes, table, plan.dxtbx_experiment)
-    arrays = hkl, boxes.panel, place, image, phi
+def _spots(plan: Plan, built: Built, boxes: Boxes, table: Any) -> Spots | None:
+    """The reflections of the boxes, where they were seen; None: none was."""
+    *arrays, width = shoeboxes.seen(boxes, table, plan.dxtbx_experiment)
+    hkl = arrays[0]
+    if len(hkl) == 0:
+        return None
     found = Spots(*(torch.from_numpy(one) for one in arrays), torch.ones(len(hkl)))
     spreads = [built.model.parameters[name].value for name in built.names["mosaic"]]
     return positions.with_sigma(found, plan.experiment, max(spreads, default=0.0) / RTD, width)
