@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,26 +16,38 @@ from nanobragg_plugin.models import Exposure
 class Picture:
     """An image's pixels in shoeboxes.
 
-    number: as the scan has it; fluence: photons/m^2; masks: of every panel [slow, fast] bool, True
-    of these pixels (all False: of none); counts [n]: photons in them, panel after panel in raster
-    order; box [n]: which shoebox, from 0, a pixel is of; place [n, 2]: where it is in it along slow
-    and fast, about -1 to 1.
+    number: as the scan has it; fluence: photons/m^2; shapes: (slow, fast) of every panel; pixels:
+    of every panel the numbers of these pixels in its raster, ascending; counts [n]: photons in
+    them, panel after panel; box [n]: which shoebox, from 0, a pixel is of; place [n, 2]: where it
+    is in it along slow and fast, about -1 to 1.
     """
 
     number: int
     exposure: Exposure
     fluence: float
-    masks: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, int], ...]
+    pixels: tuple[Tensor, ...]
     counts: Tensor
     box: Tensor
     place: Tensor
 
     def __post_init__(self) -> None:
-        n = sum(int(mask.sum()) for mask in self.masks)
+        n = sum(map(len, self.pixels))
         if not n == len(self.counts) == len(self.box) == len(self.place):
-            raise ValueError(f"image {self.number}: masks of {n} pixels, {len(self.counts)} counts")
+            raise ValueError(f"image {self.number} has {n} pixels, {len(self.counts)} counts")
         if not bool(torch.isfinite(self.counts).all()):
             raise ValueError(f"image {self.number} has counts that are no numbers")
+
+    @property
+    def masks(self) -> tuple[Tensor, ...]:
+        """Of every panel [slow, fast] bool, True of these pixels: made anew, as there may be very
+        many images."""
+        made = []
+        for shape, pixels in zip(self.shapes, self.pixels):
+            mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
+            mask[pixels.long()] = True
+            made.append(mask.reshape(shape))
+        return tuple(made)
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class Data:
         reach = torch.zeros(self.boxes, 2, dtype=torch.float64)
         for one in self.pictures:
             index = one.box[:, None].expand(-1, 2)
-            reach.scatter_reduce_(0, index, one.place.abs(), "amax")
+            reach.scatter_reduce_(0, index, one.place.abs().double(), "amax")
         return reach
 
     def least(self, background: Tensor) -> Tensor:
@@ -83,22 +95,26 @@ def picture(
     masks = tuple(label >= 0 for label in labels)
     counts = torch.cat([image[mask].double() for image, mask in zip(images, masks)])
     box = torch.cat([label[mask] for label, mask in zip(labels, masks)])
-    place = torch.cat([mask.nonzero() for mask in masks]).double()
-    return Picture(number, exposure, fluence, masks, counts, box, place)
+    place = torch.cat([mask.nonzero() for mask in masks]).float()
+    shapes = tuple((mask.shape[0], mask.shape[1]) for mask in masks)
+    pixels = tuple(mask.flatten().nonzero()[:, 0].int() for mask in masks)
+    return Picture(number, exposure, fluence, shapes, pixels, counts, box, place)
 
 
 def centred(pictures: Sequence[Picture], boxes: int) -> Data:
     """The data of pictures whose places are pixels: they become about -1 to 1 in each shoebox."""
-    box = torch.cat([one.box for one in pictures])
-    place = torch.cat([one.place for one in pictures])
-    count = torch.bincount(box, minlength=boxes).clamp(min=1)[:, None].double()
-    mean = torch.zeros(boxes, 2, dtype=torch.float64).index_add_(0, box, place) / count
-    away = place - mean[box]
-    square = torch.zeros_like(mean).index_add_(0, box, away**2) / count
-    away = away / (1.5 * square.sqrt()).clamp(min=1.0)[box]
-    parts = away.split([len(one.box) for one in pictures])
-    made = tuple(
-        Picture(p.number, p.exposure, p.fluence, p.masks, p.counts, p.box, part)
-        for p, part in zip(pictures, parts)
-    )
-    return Data(made, boxes)
+    count = torch.zeros(boxes, dtype=torch.float64)
+    mean, square = torch.zeros(2, boxes, 2, dtype=torch.float64)
+    for one in pictures:
+        count += torch.bincount(one.box, minlength=boxes)
+        mean.index_add_(0, one.box, one.place.double())
+    count = count.clamp(min=1)[:, None]
+    mean = mean / count
+    for one in pictures:
+        square.index_add_(0, one.box, (one.place - mean[one.box]) ** 2)
+    half = (1.5 * (square / count).sqrt()).clamp(min=1.0)
+    made = [
+        replace(one, place=((one.place - mean[one.box]) / half[one.box]).float())
+        for one in pictures
+    ]
+    return Data(tuple(made), boxes)

@@ -183,7 +183,7 @@ class Target:
     def design(self, picture: Picture) -> Tensor:
         """[n, terms]: what the pixels change by with each term of their shoebox's background."""
         ones = torch.ones_like(picture.counts)[:, None]
-        return torch.cat([ones, picture.place], 1)[:, : self.terms]
+        return torch.cat([ones, picture.place.double()], 1)[:, : self.terms]
 
     def _models(self, inner: Tensor) -> Callable[[Tensor], Models]:
         """The models as a function of the free parameters, inner ones, or of none of them."""
