@@ -172,6 +172,7 @@ def test_still(still: Path) -> None:
     photons, model = (table[n].as_numpy_array() for n in ("intensity.sum.value", "photons.model"))
     alone = (photons > 500) & (np.abs(model / photons - 1) < 0.03)
     assert alone.sum() >= 3
+    print("CENTROIDS", alone.sum(), np.abs(found - true)[alone].max())
     assert np.abs(found - true)[alone].max() < 0.3
     simulate(
         *("refined.expt", "refined.phil", "structure_factors.default_F=100", "noise.poisson=False"),
