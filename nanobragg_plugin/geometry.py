@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.models import Panel
+from nanobragg_plugin.models import Panel, SimulationOptions
 from nanobragg_plugin.rotation import about_axis
 
 
-def subpixel_offsets(oversample: int) -> tuple[tuple[float, float], ...]:
-    """(slow, fast) offsets of the sub-pixels' centres from a pixel's corner, in pixels, slow
+def subpixel_offsets(options: SimulationOptions) -> tuple[tuple[float, float], ...]:
+    """(slow, fast) offsets of where sub-pixels are sampled from a pixel's corner, in pixels, slow
     outermost as in nanoBragg.c."""
-    centres = [(i + 0.5) / oversample for i in range(oversample)]
+    centres = options.subpixel_centres
     return tuple((slow, fast) for slow in centres for fast in centres)
 
 

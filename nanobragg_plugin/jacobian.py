@@ -21,8 +21,8 @@ from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import dense, tangents
 from nanobragg_plugin.kernels.incidence import Incidence
 from nanobragg_plugin.kernels.prepared import Rough
-from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions, tensors_of
-from nanobragg_plugin.simulate import Simulator, evaluated_batches, place, simulate
+from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions, tensors_of
+from nanobragg_plugin.simulate import Choice, Simulator, evaluated_batches, place, simulate
 from nanobragg_plugin.structure_factors import StructureFactors, constant
 
 Models = Callable[[Tensor], "tuple[Experiment, StructureFactors]"]
@@ -30,10 +30,17 @@ Models = Callable[[Tensor], "tuple[Experiment, StructureFactors]"]
 
 @torch.no_grad()
 def jacobian(
-    models: Models, parameters: Tensor, exposure: Exposure, options: SimulationOptions | None = None
+    models: Models,
+    parameters: Tensor,
+    exposure: Exposure,
+    options: SimulationOptions | None = None,
+    flat: bool = False,
+    choices: dict[str, Choice] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Expected photons of an image as `simulate.simulate`, [slow, fast] a panel, and their
-    derivatives [p, slow, fast] with respect to parameters [p].
+    derivatives [p, slow, fast] with respect to parameters [p]; flat: [n] and [p, n] of the pixels
+    that a panel's mask lets through, in raster order. choices: where the choice of a kernel is kept
+    from call to call of much the same image, which takes seconds; None: nowhere.
 
     models makes the experiment and the structure factors of parameters, by operations of torch
     that have forward derivatives. It is called several times for each parameter. ValueError unless
@@ -43,7 +50,8 @@ def jacobian(
         shape = list(parameters.shape)
         raise ValueError(f"parameters must be of shape [p], one at least, not {shape}")
     options = SimulationOptions() if options is None else options
-    problem = _Problem(models, parameters.detach(), exposure, options)
+    problem = _Problem(models, parameters.detach(), exposure, options, flat)
+    problem.choices = {} if choices is None else choices
     return problem.at_once() if problem.may_be_at_once else problem.one_by_one()
 
 
@@ -58,11 +66,18 @@ class _Effect:
 
 
 class _Problem:
+    choices: dict[str, Choice]
+
     def __init__(
-        self, models: Models, parameters: Tensor, exposure: Exposure, options: SimulationOptions
+        self,
+        models: Models,
+        parameters: Tensor,
+        exposure: Exposure,
+        options: SimulationOptions,
+        flat: bool = False,
     ) -> None:
         self.models, self.parameters = models, parameters
-        self.exposure, self.options = exposure, options
+        self.exposure, self.options, self.flat = exposure, options, flat
         self.experiment, self.structure_factors = models(parameters)
         self.numbers = range(len(parameters))
         self.panels = range(len(self.experiment.panels))
@@ -96,18 +111,32 @@ class _Problem:
             with self.changed(number) as models:
                 options = replace(self.options, compile="never")
                 found = simulate(models[0], self.exposure, models[1], options)
-                columns.append([_tangent(image) for image in found])
-        return images, [torch.stack([column[panel] for column in columns]) for panel in self.panels]
+                columns.append(self._picked([_tangent(image) for image in found]))
+        return self._picked(images), [
+            torch.stack([column[panel] for column in columns]) for panel in self.panels
+        ]
+
+    def _picked(self, images: list[Tensor]) -> list[Tensor]:
+        """Images as they were asked for."""
+        panels = self.experiment.panels
+        return [self._pick(panel, image) for panel, image in zip(panels, images)]
+
+    def _pick(self, panel: Panel, image: Tensor) -> Tensor:
+        if not self.flat:
+            return image
+        return image.flatten() if panel.mask is None else image[panel.mask]
 
     # ---- at once
 
     def at_once(self) -> tuple[list[Tensor], list[Tensor]]:
         """One sum over terms, of which the derivatives are made with it."""
         simulator = Simulator(self.experiment, self.structure_factors, self.options)
+        simulator.choice = self.choices.get("jacobian")
         given = self.given
         some = next(iter(given.values()))
         slopes = some.everything, some.squares is not None
         kernel = simulator.ready(self.exposure, slopes=slopes)
+        self.choices["jacobian"] = simulator.choice
         kernel.apart = self.apart
         found = [self._panel(kernel, panel) for panel in self.panels]
         return [image for image, _ in found], [columns for _, columns in found]
@@ -157,12 +186,14 @@ class _Problem:
         scale = (R_E_SQR * self.experiment.beam.fluence).to(found)
         changes = torch.stack([effect.scale for effect in self.effects])
         change = (changes / self.experiment.crystal.spot_scale).to(found)
-        image = place(model, pixels, scale * found[0])
+
+        def placed(values: Tensor) -> Tensor:
+            return self._pick(model, place(model, pixels, values))
+
         columns = [
-            place(model, pixels, scale * found[1 + number] + change[number] * found[0])
-            for number in self.numbers
+            placed(scale * found[1 + number] + change[number] * found[0]) for number in self.numbers
         ]
-        return image, torch.stack(columns)
+        return placed(scale * found[0]), torch.stack(columns)
 
     def _batch(self, kernel: dense.Kernel, panel: int, pixels: Tensor) -> Tensor:
         """The kernel's sums of pixels, and what they change by [1 + p, n], the scale apart."""

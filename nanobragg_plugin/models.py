@@ -177,6 +177,9 @@ class Layers:
 @dataclass(frozen=True)
 class SimulationOptions:
     """How finely, how exactly, and in which mode. oversample: sub-pixels along each axis.
+    subpixels: where they are sampled, in their `centres`, as nanoBragg.c does, or, `moments`,
+    further from the pixel's middle, at a mean square distance that is that of all its points: of 2
+    sub-pixels these are Gauss's points, which make up for twice as many of their centres.
 
     layers: one entry a panel, None where a panel has no sensor to model. oversample_omega, _polar
     and _thick: the factor is taken at every sample, else once (DESIGN section 4). precision:
@@ -207,8 +210,11 @@ class SimulationOptions:
     d_min: float = 0.0
     interpolate: bool = False
     water_c_um: float = 0.0
+    subpixels: str = "centres"
 
     def __post_init__(self) -> None:
+        if self.subpixels not in ("centres", "moments"):
+            raise ValueError(f"subpixels {self.subpixels!r} is neither centres nor moments")
         if self.phi_carryover_mode not in ("spec", "c-parity"):
             raise ValueError(f"phi_carryover_mode {self.phi_carryover_mode!r} is unknown")
         if self.precision not in ("mixed", "double", "single"):
@@ -225,6 +231,13 @@ class SimulationOptions:
     def layers_of(self, panel: int) -> Layers | None:
         """The sensor layers of a panel."""
         return None if self.layers is None else self.layers[panel]
+
+    @property
+    def subpixel_centres(self) -> tuple[float, ...]:
+        """Where sub-pixels are sampled along an axis [oversample], in pixels from its edge."""
+        n = self.oversample
+        wider = n / (n * n - 1) ** 0.5 if self.subpixels == "moments" and n > 1 else 1.0
+        return tuple(0.5 + wider * ((i + 0.5) / n - 0.5) for i in range(n))
 
     @property
     def index_dtype(self) -> torch.dtype:

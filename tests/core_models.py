@@ -83,6 +83,7 @@ FEATURES = {
     "sources": Setup(sources=3),
     "two panels": Setup(panels=2),
     "sub-pixels": Setup(options={"oversample": 3}),
+    "sub-pixels of the right moments": Setup(options={"oversample": 3, "subpixels": "moments"}),
     "layers, absorption": Setup(layers=3),
     "layers, midpoint": Setup(layers=3, thick_sampling="midpoint"),
     "layers, start": Setup(layers=3, thick_sampling="start"),

@@ -82,3 +82,18 @@ def test_gallery(example, tmp_cwd):
 def test_every_example_is_run_here():
     names = {"demo", "still", "api", "carryover", "derivatives", "gallery"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == names
+
+
+def test_refine_orientation(example):
+    """Within the sigmas; measured 0.9 at most."""
+    assert example("refine_orientation")["main"]().abs().max() < 4
+
+
+def test_refine_atoms(example):
+    assert example("refine_atoms")["main"]().abs().max() < 4
+
+
+def test_refine_pulls(example):
+    """The example runs; 200 draws are its own business (two have hardly a width)."""
+    mean, width = example("refine_pulls")["main"](2)
+    assert len(mean) == len(width) == 14 and bool(mean.abs().max() < 5)

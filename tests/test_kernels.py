@@ -101,6 +101,7 @@ setups = st.builds(
     options=st.fixed_dictionaries(
         {
             "oversample": st.sampled_from((1, 2)),
+            "subpixels": st.sampled_from(("centres", "moments")),
             "point_pixel": st.booleans(),
             "phi_carryover_mode": st.sampled_from(("spec", "c-parity")),
             "d_min": st.sampled_from((0.0, 0.0, 3.0, 5.0)),

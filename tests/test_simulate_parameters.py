@@ -363,6 +363,7 @@ ACTS = {
         )
     },
     "sampling.oversample": Act("sampling.oversample=2"),
+    "sampling.subpixels": Act("sampling.subpixels=moments", base=FINE),
     "sampling.oversample_omega": Act("sampling.oversample_omega=False", base=FINE),
     "sampling.oversample_polar": Act("sampling.oversample_polar=False", base=FINE),
     "sampling.oversample_thick": Act("sampling.oversample_thick=False", base=FINE),

@@ -199,14 +199,16 @@ def test_a_patch_holds_its_samples(seed, layers, sampling, oversample, size, nea
         panel, origin=panel.origin - (1 - near) * (middle @ panel.normal) * panel.normal
     )
     made = options.layers and tuple(replace(one, sampling=sampling) for one in options.layers)
-    options = replace(options, layers=made, oversample=oversample, point_pixel=point_pixel)
+    subpixels = "moments" if seed % 2 else "centres"
+    given = {"oversample": oversample, "point_pixel": point_pixel, "subpixels": subpixels}
+    options = replace(options, layers=made, **given)
     kernel = Kernel(replace(experiment, panels=(panel,)), exposure, table, options)
     pixels = simulated_pixels(panel)
     first = torch.div(pixels, size, rounding_mode="floor") * size
     rough, extent = sparse.patches(kernel.prepared, 0, first + size / 2, size)
     own = options.layers_of(0)
     for layer in range(layer_count(own)):
-        for offset in subpixel_offsets(oversample):
+        for offset in subpixel_offsets(options):
             sample = sample_of(kernel.prepared.panels[0], pixels, offset, own, layer)
             plane = seen_plane(panel, own, sample.distance, sample.cosine)
             seen = solid_angle(panel, sample.distance, plane, point_pixel)

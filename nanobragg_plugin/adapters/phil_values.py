@@ -10,7 +10,10 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 
 #: What may be None though its default is not (`none` of a choice is None to libtbx).
-OPTIONAL = ("output.log", "output.compression", "output.html", "resolution_rings")
+OPTIONAL = (
+    *("output.log", "output.compression", "output.html", "resolution_rings"),
+    *("refine.shoeboxes.background", "refine.noise.robust"),
+)
 #: What may be Auto though its default is None.
 AUTOMATIC = ("structure_factors.model.wavelength",)
 

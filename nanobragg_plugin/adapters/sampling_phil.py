@@ -69,6 +69,7 @@ def options_of(params: Any, experiment: Experiment) -> SimulationOptions:
         oversample = sampling.classic_oversample(experiment)
     options = SimulationOptions(
         oversample=oversample,
+        subpixels=word(given.subpixels),
         layers=tuple(layers),
         oversample_omega=given.oversample_omega,
         oversample_polar=given.oversample_polar,

@@ -58,6 +58,16 @@ class Variables:
     capture: Tensor | None = None
 
 
+def sub_pixel(options: SimulationOptions, number: int) -> float:
+    """Where a sub-pixel is sampled along an axis, in pixels: its centre, or as far from the
+    pixel's middle as makes the mean square of these distances the pixel's, 1/12 (`moments`)."""
+    n = options.oversample
+    distances = [(i + 0.5) / n - 0.5 for i in range(n)]
+    square = sum(distance**2 for distance in distances) / n
+    wider = math.sqrt(1 / 12 / square) if options.subpixels == "moments" and n > 1 else 1
+    return 0.5 + wider * distances[number]
+
+
 class Kernel:
     """Sums of one image: made once, called for runs of pixels.
 
@@ -113,8 +123,8 @@ class Kernel:
         for layer in range(1 if layers is None else len(layers.edges) - 1):
             now.capture = self._capture_of_last(panel, layers, slow, fast)
             for sub_slow, sub_fast in itertools.product(range(options.oversample), repeat=2):
-                along_slow = slow + (sub_slow + 0.5) / options.oversample
-                along_fast = fast + (sub_fast + 0.5) / options.oversample
+                along_slow = slow + sub_pixel(options, sub_slow)
+                along_fast = fast + sub_pixel(options, sub_fast)
                 position = sampled_point(panel, layers, layer, along_slow, along_fast)
                 s1 = position / length(position)
                 if now.omega is None or options.oversample_omega:
@@ -163,7 +173,7 @@ class Kernel:
         """nanoBragg.c's defect: what every layer of a pixel captures is what the last one does."""
         if layers is None or layers.capture != "last":
             return None
-        first, last = 0.5 / self.options.oversample, len(layers.edges) - 2
+        first, last = sub_pixel(self.options, 0), len(layers.edges) - 2
         deepest = sampled_point(panel, layers, last, slow + first, fast + first)
         return absorbed_in(panel, layers, last, deepest / length(deepest))
 

@@ -67,7 +67,7 @@ def weighted_samples(
     """Every layer's sub-pixels of panel `number` with their solid angle and capture [n]: their own,
     or the first sub-pixel's (solid angle: of layer 0) where a factor is taken once."""
     layers = options.layers_of(number)
-    offsets = subpixel_offsets(options.oversample)
+    offsets = subpixel_offsets(options)
     omega = None
     for layer in range(layer_count(layers)):
         capture = None
@@ -95,7 +95,7 @@ def captured_once(panel: Panel, pixels: Tensor, options: SimulationOptions, numb
     layers = options.layers_of(number)
     if layers is None or options.oversample_thick:
         return ones_like(pixels[:, 0], dtype=panel.origin.dtype)
-    offset = subpixel_offsets(options.oversample)[0]
+    offset = subpixel_offsets(options)[0]
     first = layer_count(layers) - 1 if layers.capture == "last" else 0
     captured = 0
     for layer in range(first, layer_count(layers)):

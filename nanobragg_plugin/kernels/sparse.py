@@ -253,7 +253,9 @@ def patches(prepared: Prepared, number: int, centres: Tensor, size: int) -> tupl
     low, high = _depths(options.layers_of(number), panel, surface)
     s1_unit, distance = unit(surface + ((low + high) / 2)[:, None] * panel.normal)
     # how far samples lie from this one along the panel, and along its normal
-    across = torch.linalg.vector_norm(panel.pixel_size) / 2 * (size - 1 / options.oversample)
+    samples = options.subpixel_centres
+    width = size - 1 + samples[-1] - samples[0]
+    across = torch.linalg.vector_norm(panel.pixel_size) / 2 * width
     along = (high - low) / 2
     nearest = distance - across - along  # no sample is nearer to the crystal
     sine = (1 - (s1_unit @ panel.normal) ** 2).clamp(min=0).sqrt() + across / nearest

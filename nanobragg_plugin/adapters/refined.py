@@ -1,0 +1,189 @@
+"""From dxtbx's models to what may be refined of them, and back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from cctbx import uctbx
+from libtbx.utils import Sorry
+from torch import Tensor
+
+from nanobragg_plugin import mosaic
+from nanobragg_plugin.adapters import checks, crystal_params
+from nanobragg_plugin.adapters.models import crystal_orientation
+from nanobragg_plugin.models import Experiment
+
+NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
+
+
+@dataclass(frozen=True)
+class FreeCell:
+    """cells [points, 6]; names and values of the free numbers of the first; matrix [6, free]."""
+
+    cells: Tensor
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    matrix: Tensor
+
+
+def free_cell(crystal: Any) -> FreeCell:
+    """Which of a, b, c and the angles of a dxtbx crystal its space group leaves free, and what goes
+    with each; by cctbx's average_unit_cell. `Sorry` where they are not tied simply, as in an
+    unusual setting."""
+    group = crystal.get_space_group()
+    cells = np.array([_cell(a.numpy()) for a in crystal_orientation(crystal)])
+    # what the group makes of changes of each number: a projection on what it allows
+    start = np.array(group.average_unit_cell(uctbx.unit_cell(tuple(cells[0]))).parameters())
+    allowed = np.zeros((6, 6))
+    for number in range(6):
+        size = 1e-3 * start[0] if number < 3 else 0.05
+        for sign in (1, -1):
+            changed = start.copy()
+            changed[number] += sign * size
+            made = group.average_unit_cell(uctbx.unit_cell(tuple(changed))).parameters()
+            allowed[:, number] += sign * (np.array(made) - start) / (2 * size)
+    columns, names = [], []
+    for number in range(6):
+        if any(column[number] for column in columns):
+            continue
+        column = np.where(np.abs(allowed[:, number]) > 1e-3, 1.0, 0.0)
+        if column[number]:
+            columns.append(column)
+            names.append(NAMES[number])
+    matrix = np.stack(columns, axis=1)
+    tried = start + matrix @ np.array([0.01 * start[NAMES.index(n)] / 3 for n in names])
+    kept = group.average_unit_cell(uctbx.unit_cell(tuple(tried))).parameters()
+    if np.abs(np.array(kept) - tried).max() > 1e-3:
+        raise Sorry(
+            f"the cell of {group.info()} is not refined in this setting, in which its numbers "
+            "depend on each other: reindex to a conventional one, or leave out refine.parameters "
+            "cell"
+        )
+    values = tuple(float(cells[0][NAMES.index(name)]) for name in names)
+    return FreeCell(torch.from_numpy(cells), tuple(names), values, torch.from_numpy(matrix))
+
+
+def _cell(a_matrix: np.ndarray) -> np.ndarray:
+    real = np.linalg.inv(a_matrix)
+    lengths = np.linalg.norm(real, axis=1)
+    cosines = (real @ real.T) / np.outer(lengths, lengths)
+    angles = [np.degrees(np.arccos(cosines[i, j])) for i, j in ((1, 2), (0, 2), (0, 1))]
+    return np.array([*lengths, *angles])
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """Of a crystal's domains: degrees, one number or three (about the columns of frame [3, 3]);
+    how many, how and by which seed they are drawn."""
+
+    degrees: tuple[float, ...]
+    domains: int
+    distribution: str
+    seed: int
+    frame: Tensor | None
+
+
+def spreads(params: Any, crystal: Any, three: bool) -> Spreads | None:
+    """Of the extracted scope `crystal` and a dxtbx crystal; three: whether about three axes; None:
+    no spread. `Sorry` for what is not refined."""
+    if params.cell_spread_percent or params.domain_size_spread_percent:
+        raise Sorry(
+            "crystal.cell_spread_percent and .domain_size_spread_percent are not refined, nor "
+            "simulated in a refinement: leave them at 0"
+        )
+    scope = params.mosaic
+    degrees = scope.spread_abc_deg or (
+        [scope.spread_deg]
+        if scope.spread_deg is not None
+        else [crystal_params.mosaic_model(crystal).sigma_deg or 0.0]
+    )
+    if max(degrees) <= 0:
+        return None
+    if three and scope.distribution == "cap":
+        raise Sorry("refine.spreads=three: a cap has one spread; give crystal.mosaic.distribution")
+    if three and len(degrees) == 1:
+        degrees = list(degrees) * 3
+    if min(degrees) <= 0:
+        raise Sorry("crystal.mosaic.spread_abc_deg: each must be above 0 to be refined")
+    frame = mosaic.crystal_frame(crystal_orientation(crystal)[0]) if len(degrees) == 3 else None
+    seed = crystal_params.mosaic_seed(scope)
+    return Spreads(tuple(degrees), scope.domains, scope.distribution, seed, frame)
+
+
+def written(experiment: Any, refined: Experiment, spread_deg: float | None) -> Any:
+    """A copy of a dxtbx experiment with refined models. spread_deg: for a crystal whose class has a
+    mosaic model."""
+    result = copy.copy(experiment)
+    for name in ("beam", "detector", "goniometer", "crystal"):
+        setattr(result, name, copy.deepcopy(getattr(experiment, name)))
+    matrices = [tuple(a.flatten().tolist()) for a in refined.crystal.A]
+    result.crystal.set_A(matrices[0])
+    if checks.scan_points(experiment.crystal):
+        result.crystal.set_A_at_scan_points(matrices)
+    if hasattr(result.crystal, "reset_unit_cell_errors"):
+        result.crystal.reset_unit_cell_errors()
+    if spread_deg is not None and hasattr(result.crystal, "set_mosaicity"):
+        result.crystal.set_mosaicity(spread_deg)
+    if spread_deg is not None and hasattr(result.crystal, "set_half_mosaicity_deg"):
+        result.crystal.set_half_mosaicity_deg(spread_deg / crystal_params.TOP_HAT)
+    _write_beam(result.beam, refined)
+    for panel, model in zip(result.detector, refined.panels):
+        frame = (model.fast, model.slow, model.origin)
+        panel.set_frame(*(tuple(v.tolist()) for v in frame))
+    if result.goniometer is not None:
+        axis = refined.goniometer.axis
+        result.goniometer.set_rotation_axis_datum(tuple(axis.tolist()))
+    return result
+
+
+def _write_beam(beam: Any, refined: Experiment) -> None:
+    points = refined.beam.direction[:, 0] / refined.beam.wavelength[:, :1]
+    if checks.scan_points(beam):
+        beam.set_s0_at_scan_points([tuple(one.tolist()) for one in points])
+    weight = refined.beam.weight / refined.beam.weight.sum()
+    mean = (refined.beam.direction * weight[:, None]).sum(1)[0]
+    wavelength = float((refined.beam.wavelength[0] * weight).sum())
+    unit = mean / torch.linalg.vector_norm(mean)
+    beam.set_s0(tuple((unit / wavelength).tolist()))
+
+
+def phil_text(refined: Experiment, fluence: float | None, spreads_deg: tuple[float, ...]) -> str:
+    """What nanobragg.simulate needs beside the refined models; fluence: photons/m^2, where nothing
+    else says it."""
+    crystal = refined.crystal
+    cells = ",".join(f"{n:.6f}" for n in crystal.Ncells_abc.tolist())
+    lines = [
+        f"crystal.Ncells_abc={cells}",
+        "crystal.domain_size_ang=None",
+        f"crystal.spot_scale={float(crystal.spot_scale):.8g}",
+    ]
+    if spreads_deg:
+        three = len(spreads_deg) == 3
+        values = ",".join(f"{spread:.8f}" for spread in spreads_deg)
+        lines += [
+            f"crystal.mosaic.spread_{'abc_' if three else ''}deg={values}",
+            f"crystal.mosaic.spread_{'' if three else 'abc_'}deg=None",
+            f"crystal.mosaic.domains={len(crystal.umats)}",
+        ]
+    if fluence is not None:
+        lines.append(f"beam.fluence={fluence:.8g}")
+    return "\n".join(lines) + "\n"
+
+
+def table_of(table: Any, rows: np.ndarray, columns: dict[str, np.ndarray]) -> Any:
+    """A DIALS table of the rows that were refined against, with further columns [n] or [n, 3].
+    Those in whose boxes the model has photons are marked as used in refinement."""
+    from dials.array_family import flex
+
+    made = table.select(flex.size_t(rows.astype(np.uint64)))
+    for name, values in columns.items():
+        values = np.ascontiguousarray(values, dtype=float)
+        made[name] = flex.vec3_double(values) if values.ndim == 2 else flex.double(values)
+    known = np.isfinite(columns["photons.centroid"]).all(axis=1)
+    made.unset_flags(flex.bool(len(made), True), made.flags.used_in_refinement)
+    made.set_flags(flex.bool(known), made.flags.used_in_refinement)
+    return made

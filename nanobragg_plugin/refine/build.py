@@ -1,0 +1,189 @@
+"""From PHIL and a planned experiment to the model, its data and the stages of its refinement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from libtbx.utils import Sorry
+from torch import Tensor
+
+from nanobragg_plugin.adapters import refined, shoeboxes
+from nanobragg_plugin.adapters.params import Plan
+from nanobragg_plugin.adapters.shoeboxes import Boxes
+from nanobragg_plugin.models import Exposure, Panel
+from nanobragg_plugin.refine import parametrisations as parts
+from nanobragg_plugin.refine.data import Data, centred, picture
+from nanobragg_plugin.refine.noise import Noise
+from nanobragg_plugin.refine.parametrisations import Model
+
+#: What every model has, for the first stage and the start of the scale.
+ALWAYS = ("orientation", "domains", "mosaic", "scale")
+#: Axes along and about which a detector moves, by what refine.parameters calls them.
+SHIFTS, DISTANCE, TILTS = "detector_shift", "distance", "detector_tilt"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model, and names of its parameters by what refine.parameters calls them."""
+
+    model: Model
+    names: dict[str, tuple[str, ...]]
+
+
+def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
+    """The model of a plan; params: extracted; kinds: all that is refined in some stage."""
+    if plan.more:
+        raise Sorry(
+            "the beam has groups of wavelengths with amplitudes of their own, or the domains "
+            "several sizes: only one of each is refined; give structure_factors.model.wavelength "
+            "one value, and crystal.domain_size_spread_percent=0"
+        )
+    found, names = [], {}
+    for kind in (*ALWAYS, *sorted(kinds - set(ALWAYS))):
+        if kind == "image_scales" or (kind in (DISTANCE, TILTS) and SHIFTS in names):
+            continue
+        if kind in (SHIFTS, DISTANCE, TILTS):
+            part = _detector(params, plan)
+            own = [one.name for one in part.parameters]
+            names.update({SHIFTS: own[:2], DISTANCE: own[2:3], TILTS: own[3:]})
+        else:
+            part = _part(kind, params, plan)
+            names[kind] = [] if part is None else [one.name for one in part.parameters]
+        if part is not None:
+            found.append(part)
+    # a cell changes B of A = U B: before anything turns the crystal
+    found.sort(key=lambda part: not isinstance(part, parts.Cell))
+    start = plan.experiment, plan.structure_factors
+    model = Model(start, found, _changes(params.refine, found))
+    return Built(model, {kind: tuple(own) for kind, own in names.items()})
+
+
+def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
+    experiment, crystal = plan.experiment, plan.dxtbx_experiment.crystal
+    if kind == "orientation":
+        return parts.Orientation()
+    if kind == "cell":
+        return parts.Cell(**vars(refined.free_cell(crystal)))
+    if kind == "domains":
+        one = params.refine.sizes == "one"
+        return parts.Ncells(tuple(experiment.crystal.Ncells_abc.tolist()), one)
+    if kind == "mosaic":
+        found = refined.spreads(params.crystal, crystal, params.refine.spreads == "three")
+        if found is None:
+            return None
+        domains = len(experiment.crystal.umats)
+        return parts.MosaicSpread(
+            found.degrees, domains, found.distribution, found.seed, found.frame
+        )
+    if kind == "scale":
+        return parts.Scale()
+    if kind == "b_factor":
+        return parts.BFactor()
+    beam = experiment.beam
+    if kind == "wavelength":
+        weight = beam.weight / beam.weight.sum()
+        return parts.Wavelength(float((beam.wavelength[0] * weight).sum()))
+    if kind == "beam":
+        return parts.BeamDirection(parts.across(beam.direction[0].mean(0)))
+    if plan.dxtbx_experiment.goniometer is None:
+        raise Sorry("refine.parameters spindle: a still has no rotation axis; leave it out")
+    return parts.GoniometerAxis(parts.across(experiment.goniometer.axis))
+
+
+def _detector(params: Any, plan: Plan) -> parts.DetectorPlace:
+    """The panels that move, about their middle."""
+    panels = plan.experiment.panels
+    moving = params.refine.detector_panels or list(range(len(panels)))
+    for number in moving:
+        if number >= len(panels):
+            raise Sorry(f"refine.detector_panels={number}: there are {len(panels)} panels")
+    first = panels[moving[0]]
+    axes = torch.stack([first.fast, first.slow, first.normal])
+    pivot = torch.stack([_middle(panels[number]) for number in moving]).mean(0)
+    return parts.DetectorPlace(tuple(moving), pivot, axes)
+
+
+def _middle(panel: Panel) -> Tensor:
+    size = panel.pixel_size * panel.pixel_size.new_tensor(panel.image_size) / 2
+    return panel.origin + size[0] * panel.fast + size[1] * panel.slow
+
+
+def _changes(params: Any, found: list) -> dict[str, dict]:
+    """Restraints and limits, by names of parameters; `Sorry` where there is none of the name."""
+    known = {one.name: one for part in found for one in part.parameters}
+    changes: dict[str, dict] = {}
+    for text in filter(None, params.restraint):
+        name, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
+        if not numbers[0] > 0:
+            raise Sorry(f"refine.restraint={text}: sigma must be above 0")
+        mean = numbers[1] if len(numbers) == 2 else known[name].value
+        changes.setdefault(name, {})["prior"] = mean, numbers[0]
+    for text in filter(None, params.limits):
+        name, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
+        if not low <= known[name].value <= high:
+            start = f"{known[name].value:g}"
+            raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
+        changes.setdefault(name, {})["bounds"] = low, high
+    return changes
+
+
+def _numbers(
+    text: str, what: str, form: str, counts: tuple[int, ...], known: dict
+) -> tuple[str, list[float]]:
+    """The name and the numbers of a restraint or of limits."""
+    name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
+    if name not in known:
+        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(sorted(known))}")
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
+        raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
+    return name, numbers
+
+
+def noise_of(params: Any) -> Noise:
+    """Of the scope refine.noise, extracted."""
+    gaussian = params.model == "gaussian"
+    if params.readout_photons and not gaussian:
+        raise Sorry("refine.noise.readout_photons is of refine.noise.model=gaussian")
+    readout = params.readout_photons if gaussian else None
+    return Noise(readout, params.robust or "none", params.threshold)
+
+
+def data_of(
+    plan: Plan,
+    boxes: Boxes,
+    read: Callable[[int], list],
+    progress: Callable[[], None],
+    exposure: Callable[[int], Exposure],
+) -> tuple[Data, int]:
+    """The pixels of all images that have some, and how many of the boxes' are bad. A picture's
+    number is its image's, from 0; exposure: of an image."""
+    pictures, bad = [], 0
+    panels = plan.experiment.panels
+    for index in range(plan.n_images):
+        found = shoeboxes.labels(boxes, index, [panel.shape for panel in panels])
+        progress()
+        if all((one < 0).all() for one in found):
+            continue
+        images = [torch.from_numpy(one) for one in read(index)]
+        labels = [torch.from_numpy(one) for one in found]
+        for label, image, panel in zip(labels, images, panels):
+            inside = label >= 0
+            good = torch.isfinite(image)
+            if panel.mask is not None:
+                good &= panel.mask
+            bad += int((inside & ~good).sum())
+            label[~good] = -1
+        fluence = plan.fluences[index]
+        pictures.append(picture(images, labels, index, exposure(index), fluence))
+    pictures = [one for one in pictures if len(one.counts)]
+    if not pictures:
+        raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")
+    return centred(pictures, boxes.groups), bad

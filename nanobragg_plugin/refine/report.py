@@ -1,0 +1,106 @@
+"""What a refinement found, as numbers and text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from nanobragg_plugin.refine.minimise import Found
+from nanobragg_plugin.refine.sigmas import Sigmas, sigmas
+from nanobragg_plugin.refine.target import Target
+
+#: Correlations of at least this are printed.
+HIGH = 0.9
+
+
+def found_sigmas(target: Target, found: Found) -> Sigmas:
+    """From the information at the end."""
+    return sigmas(target, found.state, found.normal.reduced()[0])
+
+
+def figures(target: Target, found: Found, known: Sigmas) -> dict[str, Any]:
+    """All figures, as JSON has them; a sigma of None: undetermined."""
+    parameters = target.model.parameters
+    values = parameters.outer(found.state.inner)
+    at = dict(zip(known.names, range(len(known.names))))
+    rows = []
+    for number, one in enumerate(parameters.all):
+        rows.append(
+            {
+                "name": one.name,
+                "unit": one.unit,
+                "start": one.value,
+                "value": float(values[number]),
+                "refined": one.name in at,
+                "sigma": _finite(float(known.sigma[at[one.name]])) if one.name in at else None,
+            }
+        )
+    scales = found.state.log_scale.exp().tolist() if target.image_scales else []
+    for picture, scale in zip(target.data.pictures, scales):
+        name = f"scale_{picture.number}"
+        sigma = _finite(float(known.sigma[at[name]]))
+        row = {"name": name, "unit": "", "start": 1.0, "value": scale, "refined": True}
+        rows.append({**row, "sigma": sigma})
+    freedom = target.degrees_of_freedom()
+    return {
+        "parameters": rows,
+        "correlations": _correlations(known),
+        "undetermined": [
+            {"combination": dict(zip(one.names, one.shares)), "sigma_over_reach": one.sigma}
+            for one in known.undetermined
+        ],
+        "pixels": target.data.n,
+        "images": len(target.data.pictures),
+        "backgrounds": target.data.boxes if target.terms else 0,
+        "chi_sqr_per_degree_of_freedom": found.normal.chi_sqr / max(freedom, 1),
+        "loss": found.normal.loss,
+        "converged": found.converged,
+        "reason": found.reason,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _correlations(known: Sigmas) -> list[dict[str, Any]]:
+    """The pairs that are correlated most."""
+    upper = torch.triu(known.correlation, 1)
+    pairs = (upper.abs() >= HIGH).nonzero().tolist()
+    pairs.sort(key=lambda pair: -abs(float(upper[pair[0], pair[1]])))
+    return [
+        {"names": [known.names[i], known.names[j]], "correlation": float(upper[i, j])}
+        for i, j in pairs
+        if max(float(known.sigma[i]), float(known.sigma[j])) < math.inf
+    ]
+
+
+def rows_of(content: dict[str, Any]) -> list[list[str]]:
+    """Of the table that is printed: name, unit, start, value, sigma."""
+    rows = []
+    for one in content["parameters"]:
+        sigma = "held"
+        if one["refined"]:
+            sigma = "undetermined" if one["sigma"] is None else f"{one['sigma']:.2g}"
+        digits = 5 if one["sigma"] is None else _digits(one["sigma"])
+        numbers = (f"{one[key]:.{digits}f}" for key in ("start", "value"))
+        rows.append([one["name"], one["unit"], *numbers, sigma])
+    return rows
+
+
+def _digits(sigma: float) -> int:
+    """After the point, for two figures of a sigma."""
+    return max(0, min(8, 1 - math.floor(math.log10(sigma)))) if sigma > 0 else 5
+
+
+def undetermined(known: Sigmas) -> str:
+    """What to say of parameters that the data do not determine."""
+    names = dict.fromkeys(name for one in known.undetermined for name in one.names)
+    combinations = "; ".join(map(str, known.undetermined))
+    return (
+        f"the data do not determine {', '.join(names)}: only other combinations of them than "
+        f"{combinations} (parts of what each may be wrong by); refine fewer of them "
+        "(refine.parameters), or restrain one (refine.restraint)"
+    )

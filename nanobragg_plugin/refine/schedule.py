@@ -1,0 +1,163 @@
+"""The stages of a refinement, one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libtbx.utils import Sorry
+from torch import Tensor
+
+from nanobragg_plugin.refine import positions, sampled
+from nanobragg_plugin.refine.build import Built
+from nanobragg_plugin.refine.minimise import Found, minimise
+from nanobragg_plugin.refine.positions import Spots
+from nanobragg_plugin.refine.target import Normal, State, Target, scaled
+
+#: Parameters that say how many photons there are.
+SCALES = ("scale", "image_scales")
+#: What places of spots depend on.
+GEOMETRY = (
+    *("orientation", "cell", "detector_shift", "distance", "detector_tilt", "beam", "wavelength"),
+    "spindle",
+)
+#: All that refine.parameters may name.
+KINDS = (
+    *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
+    *("detector_tilt", "beam", "wavelength", "spindle", "b_factor", "image_scales"),
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """kinds: what is refined, in the words of refine.parameters; blur: by how much domains are
+    smaller and spreads larger meanwhile; coarse: whether it is sampled coarsely."""
+
+    kinds: tuple[str, ...]
+    blur: float = 1.0
+    coarse: bool = False
+
+    def __str__(self) -> str:
+        how = [f"blurred {self.blur:g} times"] if self.blur != 1 else []
+        how += ["coarse"] if self.coarse else []
+        words = ", ".join(self.kinds)
+        return f"{words} ({', '.join(how)})" if how else words
+
+
+def stages_of(params: Any) -> list[Stage]:
+    """Of the scope refine, extracted."""
+    chosen = tuple(params.parameters)
+    if not chosen:
+        raise Sorry("refine.parameters is empty: nothing is to be refined")
+    given = [one for one in params.stage if one.parameters is not None or one.blur != 1]
+    found = []
+    for one in given:
+        kinds = chosen if one.parameters is None else tuple(one.parameters)
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise Sorry(f"refine.stage.parameters={unknown[0]}: choose from {', '.join(KINDS)}")
+        found.append(Stage(_one_scale(kinds), one.blur))
+    if not found:
+        scale = [kind for kind in chosen if kind in SCALES] or ["scale"]
+        if params.blur > 1 and "orientation" in chosen:
+            found = [Stage(_one_scale(("orientation", *scale)), params.blur)]
+        found.append(Stage(_one_scale(chosen)))
+    if not params.coarse:
+        return found
+    return [one for stage in found for one in (replace(stage, coarse=True), stage)]
+
+
+def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the one scale where each image has its own."""
+    if "image_scales" not in kinds:
+        return kinds
+    return tuple(kind for kind in kinds if kind != "scale")
+
+
+def run(
+    target: Target,
+    built: Built,
+    stages: list[Stage],
+    iterations: int,
+    report: Callable[[Stage, int, Normal | None, float], None],
+    spots: Spots | None = None,
+) -> tuple[Target, Found, list[Found]]:
+    """All stages: the last one's target and what it found, and what each found. spots: of a stage
+    by their places before all others, None: there is none. report is called with a stage, 0 where
+    it begins or the number of an iteration, its normal equations (None at 0) and the damping.
+
+    `Sorry` where the models have no photons in the shoeboxes.
+    """
+    state, found = target.start(), []
+    if spots is not None:
+        kinds = {kind for stage in stages for kind in stage.kinds}
+        free = [name for kind in GEOMETRY if kind in kinds for name in built.names[kind]]
+        inner = (
+            positions.refine(built.model, state.inner, tuple(free), spots) if free else state.inner
+        )
+        state = replace(state, inner=inner)
+    for number, stage in enumerate(stages):
+        kept, state = state, blurred(built, state, stage.blur)
+        if number == 0:
+            state = _with_scale(target, built, state)
+        own = of_stage(target, built, stage)
+        report(stage, 0, None, 0.0)
+
+        def reports(iteration: int, normal: Normal, damping: float, of: Stage = stage) -> None:
+            report(of, iteration, normal, damping)
+
+        try:
+            found.append(minimise(own, state, iterations, reports))
+        except ValueError as error:
+            raise Sorry(f"the refinement cannot begin: {error}") from error
+        state = restored(built, found[-1].state, kept, stage.blur)
+    return own, found[-1], found
+
+
+def of_stage(target: Target, built: Built, stage: Stage) -> Target:
+    """With the free parameters of a stage."""
+    kept = [kind for kind in stage.kinds if kind != "image_scales"]
+    if stage.blur > 1:
+        kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
+    free = tuple(name for kind in kept for name in built.names[kind])
+    target = sampled.coarse(target) if stage.coarse else target
+    return replace(target, free=free, image_scales="image_scales" in stage.kinds)
+
+
+def _changed(built: Built, state: State, kind: str, inner: Callable[[Tensor], Tensor]) -> State:
+    names = built.model.parameters.names
+    numbers = [names.index(name) for name in built.names.get(kind, ())]
+    whole = state.inner.clone()
+    whole[numbers] = inner(whole[numbers])
+    return replace(state, inner=whole)
+
+
+def blurred(built: Built, state: State, blur: float) -> State:
+    """With smaller domains and larger spreads (their logarithms are inner parameters)."""
+    if blur == 1:
+        return state
+    state = _changed(built, state, "domains", lambda inner: (inner - math.log(blur)).clamp(min=0.0))
+    return _changed(built, state, "mosaic", lambda inner: inner + math.log(blur))
+
+
+def restored(built: Built, state: State, before: State, blur: float) -> State:
+    """With the domains and spreads of before."""
+    if blur == 1:
+        return state
+    names, inner = built.model.parameters.names, state.inner.clone()
+    numbers = [names.index(n) for kind in ("domains", "mosaic") for n in built.names[kind]]
+    inner[numbers] = before.inner[numbers]
+    return replace(state, inner=inner)
+
+
+def _with_scale(target: Target, built: Built, state: State) -> State:
+    """With the scale that fits the counts."""
+    factor = scaled(target, state)
+    if not math.isfinite(factor) or factor <= 0:
+        raise Sorry(
+            "the models put no photons where the counts are: check that reflections, experiment "
+            "list and amplitudes belong together, or raise refine.blur"
+        )
+    return _changed(built, state, "scale", lambda inner: inner + math.log(factor))

@@ -1,0 +1,75 @@
+"""How well parameters are known, from the information that the pixels hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.refine.target import State, Target
+
+#: Part of a combination's length that a parameter must have to be named with it.
+SHARE = 0.2
+#: Of the least uncertain combination's information: below this a combination has none but rounding.
+ROUNDING = 1e-13
+
+
+@dataclass(frozen=True)
+class Undetermined:
+    """A combination of parameters that the data do not determine: names and how much of each, of
+    its length 1 (by the parameters' reach), the largest first; sigma: of it, of the reach."""
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    sigma: float
+
+    def __str__(self) -> str:
+        terms = [f"{share:+.2f} {name}" for name, share in zip(self.names, self.shares)]
+        return " ".join(terms)
+
+
+@dataclass(frozen=True)
+class Sigmas:
+    """Of the shared parameters: names; covariance [s, s] of inner ones; sigma [s] in the
+    parameters' units, infinite where undetermined; correlation [s, s]; undetermined: combinations
+    that are."""
+
+    names: tuple[str, ...]
+    covariance: Tensor
+    sigma: Tensor
+    correlation: Tensor
+    undetermined: tuple[Undetermined, ...]
+
+
+def sigmas(target: Target, state: State, information: Tensor) -> Sigmas:
+    """Of the reduced information [s, s] at a state (`Normal.reduced`): its inverse.
+
+    A combination of parameters whose sigma is more than their reach is undetermined; those that
+    take part in one have no sigma.
+    """
+    names, free = target.shared_names, len(target.free)
+    parameters, numbers = target.model.parameters, target.numbers
+    scales = len(names) - free
+    ten = torch.full((scales,), 10.0, dtype=torch.float64).log()
+    reach = torch.cat([parameters.reach[numbers], ten])
+    slopes = parameters.slopes(state.inner)[numbers]
+    slopes = torch.cat([slopes, state.log_scale.exp() if scales else slopes[:0]])
+    values, vectors = torch.linalg.eigh(reach[:, None] * information * reach)
+    known = values > max(1.0, ROUNDING * float(values.max()))
+    inverse = torch.where(known, 1 / torch.where(known, values, torch.ones_like(values)), 0.0)
+    covariance = reach[:, None] * ((vectors * inverse) @ vectors.T) * reach
+    lost, found = torch.zeros(len(names), dtype=torch.bool), []
+    for number in (~known).nonzero()[:, 0].tolist():
+        vector = vectors[:, number]
+        lost |= vector.abs() > SHARE
+        order = [
+            i for i in vector.abs().argsort(descending=True).tolist() if abs(vector[i]) > SHARE
+        ]
+        shares = tuple(float(vector[i]) for i in order)
+        sigma = float(values[number].clamp(min=1e-300)) ** -0.5
+        found.append(Undetermined(tuple(names[i] for i in order), shares, sigma))
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    safe = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    sigma = torch.where(lost, torch.full_like(deviation, torch.inf), slopes * deviation)
+    return Sigmas(names, covariance, sigma, covariance / (safe[:, None] * safe), tuple(found))
