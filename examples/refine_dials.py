@@ -2,14 +2,13 @@
 
 python examples/refine_dials.py [FOLDER]
 
-Ten images of half a degree, on which the strongest spot has about a thousand photons, with Poisson
+Ten images of half a degree, whose strongest spots have one to three thousand photons, with Poisson
 noise. Both refinements start from what dials.index found, and both are compared with the truth;
 dials.integrate then takes what each of them wrote.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -101,6 +100,7 @@ def integrated(name: str) -> dict[str, float]:
 
 
 def report(found: dict[str, dict[str, float]]) -> None:
+    """Print them side by side."""
     names = {"indexed": "dials.index", "refined": "dials.refine", "pixels": "nanobragg.refine"}
     print(f"\n  {'':28}" + "".join(f"{names[key]:>18}" for key in found))
     for row in found["pixels"]:
@@ -111,4 +111,3 @@ def report(found: dict[str, dict[str, float]]) -> None:
 
 if __name__ == "__main__":
     report(main(*sys.argv[1:]))
-    print("  " + json.dumps(json.loads(Path("pixels.json").read_text())["parameters"][0]))

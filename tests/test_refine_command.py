@@ -166,13 +166,12 @@ def test_still(still: Path) -> None:
         (table["photons.model"] + table["photons.background"]),
     )
     assert flex.sum(counted) == pytest.approx(flex.sum(expected), rel=0.01)
-    # of boxes without a neighbour's photons: the true photons and centroids; measured 0.11 pixels
+    # of boxes without a neighbour's photons: the true photons and centroids; measured 0.12 pixels
     true = table["xyzobs.px.value"].as_numpy_array()[:, :2]
     found = table["photons.centroid"].as_numpy_array()[:, :2]
     photons, model = (table[n].as_numpy_array() for n in ("intensity.sum.value", "photons.model"))
     alone = (photons > 500) & (np.abs(model / photons - 1) < 0.03)
     assert alone.sum() >= 3
-    print("CENTROIDS", alone.sum(), np.abs(found - true)[alone].max())
     assert np.abs(found - true)[alone].max() < 0.3
     simulate(
         *("refined.expt", "refined.phil", "structure_factors.default_F=100", "noise.poisson=False"),
@@ -209,6 +208,21 @@ def test_image_scales(sweep: Path) -> None:
     sigmas = np.array([row["sigma"] for row in scales])
     assert np.abs(values / values.mean() - 1).max() < 5 * (sigmas / values).max() + 0.01
     assert {row["name"]: row["refined"] for row in rows}["scale"] is False
+
+
+def test_coarse_or_not(still: Path) -> None:
+    """First coarsely and then as it is to be, or at once: the same, within a tenth of a sigma."""
+    found = {}
+    for name, stages in (("True", 2), ("False", 1)):
+        prefix = f"output.prefix={name}", "output.pictures=False"
+        refine("start.expt", "start.refl", *START, f"refine.coarse={name}", *prefix)
+        content = json.loads(Path(f"{name}.json").read_text())
+        assert len(content["stages"]) == stages
+        assert ["(coarse)" in one["stage"] for one in content["stages"]] == [True, False][-stages:]
+        found[name] = content["parameters"]
+    for one, other in zip(*found.values()):
+        if one["refined"]:
+            assert abs(one["value"] - other["value"]) < 0.1 * one["sigma"], one["name"]
 
 
 def test_undetermined(still: Path) -> None:

@@ -84,7 +84,6 @@ def test_bright_spots_are_found_in_few_steps() -> None:
     made = replace(picture, counts=100 * picture.counts, fluence=100 * picture.fluence)
     bright = replace(bright, data=replace(bright.data, pictures=(made,)))
     found = minimise(bright, moved(bright, **OFF))
-    print("STEPS", len(found.losses), found.reason)
     assert found.converged and len(found.losses) < 20
     assert value(bright, found.state, "Ncells_a") == pytest.approx(9.0, rel=0.01)
 
