@@ -18,6 +18,7 @@ from nanobragg_plugin.models import Panel
 from nanobragg_plugin.refine import parametrisations as parts
 from nanobragg_plugin.refine.data import Data, centred, picture
 from nanobragg_plugin.refine.noise import Noise
+from nanobragg_plugin.refine.parameters import Parameter
 from nanobragg_plugin.refine.parametrisations import Model
 
 #: What every model has, for the first stage and the start of the scale.
@@ -58,7 +59,7 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
     # a cell changes B of A = U B: before anything turns the crystal
     found.sort(key=lambda part: not isinstance(part, parts.Cell))
     start = plan.experiment, plan.structure_factors
-    model = Model(start, found, _changes(params.refine, found))
+    model = Model(start, found)
     return Built(model, {kind: tuple(own) for kind, own in names.items()})
 
 
@@ -112,39 +113,44 @@ def _middle(panel: Panel) -> Tensor:
     return panel.origin + size[0] * panel.fast + size[1] * panel.slow
 
 
-def _changes(params: Any, found: list) -> dict[str, dict]:
-    """Restraints and limits, by names of parameters; `Sorry` where there is none of the name."""
-    known = {one.name: one for part in found for one in part.parameters}
+def changes_of(params: Any, known: dict[str, Parameter]) -> dict[str, dict]:
+    """Restraints and limits of the scope refine, by names of parameters; `Sorry` where there is
+    none of the name."""
     changes: dict[str, dict] = {}
     for text in filter(None, params.restraint):
-        name, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
+        names, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
         if not numbers[0] > 0:
             raise Sorry(f"refine.restraint={text}: sigma must be above 0")
-        mean = numbers[1] if len(numbers) == 2 else known[name].value
-        changes.setdefault(name, {})["prior"] = mean, numbers[0]
+        for name in names:
+            mean = numbers[1] if len(numbers) == 2 else known[name].value
+            changes.setdefault(name, {})["prior"] = mean, numbers[0]
     for text in filter(None, params.limits):
-        name, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
-        if not low <= known[name].value <= high:
-            start = f"{known[name].value:g}"
-            raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
-        changes.setdefault(name, {})["bounds"] = low, high
+        names, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
+        for name in names:
+            if not low <= known[name].value <= high:
+                start = f"{known[name].value:g}"
+                raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
+            changes.setdefault(name, {})["bounds"] = low, high
     return changes
 
 
 def _numbers(
     text: str, what: str, form: str, counts: tuple[int, ...], known: dict
-) -> tuple[str, list[float]]:
-    """The name and the numbers of a restraint or of limits."""
+) -> tuple[list[str], list[float]]:
+    """The names and the numbers of a restraint or of limits; a name is of all experiments' that
+    have it."""
     name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
-    if name not in known:
-        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(sorted(known))}")
+    names = [one for one in known if name in (one, one.rpartition(".")[0])]
+    if not names:
+        shown = sorted(one for one in known if "(" not in one)
+        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(shown)}")
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
     if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
-    return name, numbers
+    return names, numbers
 
 
 def noise_of(params: Any) -> Noise:

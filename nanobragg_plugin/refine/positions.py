@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.models import Experiment
+from nanobragg_plugin.refine.joint import JointModel
 from nanobragg_plugin.refine.parametrisations import Model
 from nanobragg_plugin.rotation import about_axis
 
@@ -65,22 +66,26 @@ def _at(values: Tensor, image: Tensor) -> Tensor:
 
 
 def refine(
-    model: Model,
+    model: Model | JointModel,
     inner: Tensor,
     free: tuple[str, ...],
-    spots: Spots,
+    spots: Spots | tuple[Spots, ...],
     report: Callable[[int, float], None] = lambda iteration, rms: None,
     rounds: int = 15,
 ) -> Tensor:
-    """The inner parameters [p] that fit the places best, by Gauss and Newton's steps; each of those
-    that are free is held to its start by its reach, and by its restraint."""
+    """The inner parameters [p] that fit the places best (of spots of each experiment of a joint
+    model), by Gauss and Newton's steps; each of those that are free is held to its start by its
+    reach, and by its restraint."""
     parameters = model.parameters
     numbers = torch.tensor([parameters.names.index(name) for name in free])
     start, reach = inner[numbers], parameters.reach[numbers]
 
     def of(some: Tensor) -> Tensor:
         values = parameters.outer(inner.index_copy(0, numbers, some))
-        return residuals(model.models(values)[0], spots).flatten()
+        if isinstance(spots, Spots):
+            return residuals(model.models(values)[0], spots).flatten()
+        pairs = zip(model.models(values), spots)
+        return torch.cat([residuals(models[0], own).flatten() for models, own in pairs])
 
     now = start
     for iteration in range(rounds):

@@ -38,8 +38,7 @@ def figures(target: Target, found: Found, known: Sigmas) -> dict[str, Any]:
             }
         )
     scales = found.state.log_scale.exp().tolist() if target.image_scales else []
-    for picture, scale in zip(target.data.pictures, scales):
-        name = f"scale_{picture.number}"
+    for name, scale in zip(target.shared_names[len(target.free) :], scales):
         sigma = _finite(float(known.sigma[at[name]]))
         row = {"name": name, "unit": "", "start": 1.0, "value": scale, "refined": True}
         rows.append({**row, "sigma": sigma})

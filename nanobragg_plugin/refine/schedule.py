@@ -12,9 +12,10 @@ from torch import Tensor
 
 from nanobragg_plugin.refine import positions
 from nanobragg_plugin.refine.build import Built
+from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
-from nanobragg_plugin.refine.target import Normal, State, Target, scaled
+from nanobragg_plugin.refine.target import Normal, State, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
@@ -72,16 +73,17 @@ def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run(
-    target: Target,
+    target: Joint,
     built: Built,
     stages: list[Stage],
     iterations: int,
     report: Callable[[Stage, int, Normal | None, float], None],
-    spots: Spots | None = None,
-) -> tuple[Target, Found, list[Found]]:
-    """All stages: the last one's target and what it found, and what each found. spots: of a stage
-    by their places before all others, None: there is none. report is called with a stage, 0 where
-    it begins or the number of an iteration, its normal equations (None at 0) and the damping.
+    spots: tuple[Spots, ...] | None = None,
+) -> tuple[Joint, Found, list[Found]]:
+    """All stages: the last one's target and what it found, and what each found. spots: of each
+    experiment, of a stage by their places before all others, None: there is none. report is called
+    with a stage, 0 where it begins or the number of an iteration, its normal equations (None at 0)
+    and the damping.
 
     `Sorry` where the models have no photons in the shoeboxes.
     """
@@ -96,7 +98,7 @@ def run(
     for number, stage in enumerate(stages):
         kept, state = state, blurred(built, state, stage.blur)
         if number == 0:
-            state = _with_scale(target, built, state)
+            state = _with_scale(target, state)
         own = of_stage(target, built, stage)
         report(stage, 0, None, 0.0)
 
@@ -111,7 +113,7 @@ def run(
     return own, found[-1], found
 
 
-def of_stage(target: Target, built: Built, stage: Stage) -> Target:
+def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
     """With the free parameters of a stage."""
     kept = [kind for kind in stage.kinds if kind != "image_scales"]
     if stage.blur > 1:
@@ -146,12 +148,17 @@ def restored(built: Built, state: State, before: State, blur: float) -> State:
     return replace(state, inner=inner)
 
 
-def _with_scale(target: Target, built: Built, state: State) -> State:
-    """With the scale that fits the counts."""
-    factor = scaled(target, state)
-    if not math.isfinite(factor) or factor <= 0:
-        raise Sorry(
-            "the models put no photons where the counts are: check that reflections, experiment "
-            "list and amplitudes belong together, or raise refine.blur"
-        )
-    return _changed(built, state, "scale", lambda inner: inner + math.log(factor))
+def _with_scale(target: Joint, state: State) -> State:
+    """With the scales that fit the counts."""
+    inner = state.inner.clone()
+    parts = zip(target.targets, target.states(state), target.model.places, target.numbers_of)
+    for own, its_state, place, number in parts:
+        factor = scaled(own, its_state)
+        if not math.isfinite(factor) or factor <= 0:
+            of = f" of experiment {number}" if len(target.targets) > 1 else ""
+            raise Sorry(
+                f"the models{of} put no photons where the counts are: check that reflections, "
+                "experiment list and amplitudes belong together, or raise refine.blur"
+            )
+        inner[place[own.model.parameters.names.index("scale")]] += math.log(factor)
+    return replace(state, inner=inner)

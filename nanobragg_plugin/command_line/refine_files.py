@@ -1,0 +1,150 @@
+"""What nanobragg.refine writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from libtbx.utils import Sorry
+
+from nanobragg_plugin.adapters import refined
+from nanobragg_plugin.refine import page, plots, sums
+from nanobragg_plugin.refine.joint import Joint
+from nanobragg_plugin.refine.minimise import Found
+from nanobragg_plugin.refine.problem import Problem
+from nanobragg_plugin.refine.several import Whole
+from nanobragg_plugin.refine.sums import Sums
+from nanobragg_plugin.run import experiments, outputs, provenance
+
+#: Shoeboxes that are drawn.
+MOST_CROPS = 24
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one experiment: dxtbx's, with refined models; rows of its reflections in their table, and
+    columns for them; phil: what simulating it takes besides; crops: pictures of shoeboxes, with
+    their titles."""
+
+    experiment: Any
+    rows: np.ndarray
+    columns: dict[str, np.ndarray]
+    phil: str
+    crops: list[tuple[str, np.ndarray]]
+
+
+def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[Result], Any]:
+    """Of all experiments, and the table of their reflections."""
+    each = []
+    several = len(made.problems) > 1
+    for one, own, state in zip(made.problems, target.own, target.states(found.state)):
+        parameters = own.model.parameters
+        outer = parameters.outer(state.inner)
+        experiment, _ = own.model.models(outer)
+        values = zip(parameters.names, outer.tolist())
+        spreads = tuple(v for name, v in values if name.startswith("mosaic_spread"))
+        sigma = (sum(s * s for s in spreads) / len(spreads)) ** 0.5 if spreads else None
+        added = sums.sums(own, state, one.boxes, 4 if several else 12)
+        of = f"experiment {one.number}: " if several else ""
+        crops = [(of + _title(table, one, box), crop) for box, crop in added.crops.items()]
+        each.append(
+            Result(
+                refined.written(one.experiment, experiment, sigma),
+                one.boxes.rows,
+                _columns(added, one),
+                refined.phil_text(experiment, made.fluence, spreads),
+                crops,
+            )
+        )
+    refined.shared_as([one.experiment for one in made.problems], [one.experiment for one in each])
+    columns = {
+        name: np.concatenate([one.columns[name] for one in each]) for name in each[0].columns
+    }
+    rows = np.concatenate([one.rows for one in each])
+    numbers = [one.number for one in made.problems]
+    return each, refined.table_of(table, rows, columns, numbers)
+
+
+def _columns(added: Sums, one: Problem) -> dict[str, np.ndarray]:
+    return {
+        "photons.centroid": added.centroid + [0, 0, _first(one)],
+        "photons.model": added.model,
+        "photons.background": added.background,
+        "photons.counted": added.counts,
+        "photons.chi_sqr": added.chi_sqr,
+        "photons.pixels": added.pixels,
+    }
+
+
+def write(made: Whole, found: tuple[list[Result], Any], content: dict, files: Files) -> list[Path]:
+    """All files; their names. content: all figures."""
+    each, table = found
+    experiments.write_experiments(files.experiments, [one.experiment for one in each])
+    with outputs.whole(files.reflections) as temporary:
+        table.as_file(str(temporary))
+    provenance.write_json(files.figures, content)
+    named = [files.experiments, files.reflections, files.figures]
+    for path, result in zip(files.phil, each):
+        provenance.write_text(path, result.phil)
+        named.append(path)
+    stages = [(one["stage"], one["losses"]) for one in content["stages"]]
+    crops = [crop for one in each for crop in one.crops][:MOST_CROPS]
+    pictures = {
+        files.convergence: lambda: plots.convergence(stages, content["pixels"]),
+        files.shoeboxes: lambda: plots.shoeboxes(crops),
+    }
+    drawn = {path: draw() for path, draw in pictures.items() if path is not None}
+    for path, picture in drawn.items():
+        with outputs.whole(path) as temporary:
+            temporary.write_bytes(picture)
+    named += drawn
+    if files.html is not None:
+        provenance.write_text(files.html, page.page(content, list(drawn.values())))
+        named.append(files.html)
+    return named
+
+
+def _first(made: Problem) -> int:
+    """The array index of the first image."""
+    scan = made.plan.dxtbx_experiment.scan
+    return 0 if scan is None else scan.get_array_range()[0]
+
+
+def _title(table: Any, made: Problem, box: int) -> str:
+    return "counts of " + " ".join(map(str, table["miller_index"][int(made.boxes.rows[box])]))
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is written; phil: of each experiment."""
+
+    experiments: Path
+    reflections: Path
+    figures: Path
+    phil: tuple[Path, ...]
+    convergence: Path | None
+    shoeboxes: Path | None
+    html: Path | None
+
+    @classmethod
+    def of(cls, params: Any, numbers: list[int]) -> Files:
+        """From the extracted scope output, and which experiments are refined."""
+        prefix = params.prefix
+        if not prefix.strip() or prefix.endswith("/"):
+            raise Sorry(f"output.prefix={prefix} names no file: give a name, as out/refined")
+        several = len(numbers) > 1
+        phil = tuple(Path(f"{prefix}_{n}.phil" if several else f"{prefix}.phil") for n in numbers)
+        ends = ".expt", ".refl", ".json", "_convergence.png", "_shoeboxes.png", ".html"
+        paths = [Path(f"{prefix}{end}") for end in ends]
+        return cls(*paths[:3], phil, *(paths[3:] if params.pictures else (None,) * 3))
+
+    def check(self, params: Any, inputs: list[str]) -> None:
+        """`Sorry` unless all can be written, over no input."""
+        read = {Path(one).resolve() for one in inputs}
+        paths = [one for one in vars(self).values() if isinstance(one, Path)]
+        for path in [*paths, *self.phil]:
+            if path.resolve() in read:
+                raise Sorry(f"{path} is an input: give another output.prefix")
+            outputs.check_writable(path, params.overwrite)
