@@ -50,7 +50,12 @@ def whole(
     for number in numbers:
         like = _like(problems, listed[number])
         plan = None if like is None else like.plan
-        problems.append(problem(params, listed, number, table, name, progress, plan))
+        try:
+            problems.append(problem(params, listed, number, table, name, progress, plan))
+        except Sorry as error:
+            if len(numbers) == 1:
+                raise
+            raise Sorry(f"experiment {number}: {error}") from error
     owners = [_owners(one, own) for one, own in zip(problems, _models(problems))]
     model = joined([one.built.model for one in problems], owners, numbers)
     known = {one.name: one for one in model.parameters.all}
