@@ -32,7 +32,7 @@ from tqdm import tqdm
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import compared_files, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
-from nanobragg_plugin.command_line.refine_files import Files, results, write
+from nanobragg_plugin.command_line.refine_files import Files, amplitudes_of, results, write
 from nanobragg_plugin.refine import report, schedule, several
 from nanobragg_plugin.refine.several import Whole
 from nanobragg_plugin.run import arguments, messages
@@ -99,18 +99,20 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
         logger.info("  %3d   loss %.8g   chi^2 a pixel %.5g   damping %.0e", *words)
 
     of = made.target, made.built, made.stages, params.refine.iterations
-    target, found, all_found = schedule.run(*of, step, made.spots)
+    target, found, all_found = schedule.run(*of, step, made.spots, params.refine.method or "auto")
     known = report.found_sigmas(target, found)
     content = report.figures(target, found, known)
     stages = [(str(stage), one.losses) for stage, one in zip(made.stages, all_found)]
     content["stages"] = [{"stage": name, "losses": list(losses)} for name, losses in stages]
     _print(content)
-    named = write(made, results(made, target, found, table), content, files)
+    made_of = results(made, target, found, table)
+    named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
     logger.info("Wrote %s", ", ".join(map(str, named)))
     if not found.converged:
         raise Sorry(f"the refinement did not converge: {found.reason}; the best so far is written")
-    if known.undetermined:
-        raise Sorry(report.undetermined(known))
+    undetermined = report.spoken(known, target.amplitudes)
+    if undetermined:
+        raise Sorry(report.undetermined(undetermined))
 
 
 def _print(content: dict) -> None:

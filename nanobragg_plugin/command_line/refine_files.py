@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from libtbx.utils import Sorry
 
-from nanobragg_plugin.adapters import refined
+from nanobragg_plugin.adapters import refined, refined_amplitudes
 from nanobragg_plugin.refine import page, plots, sums
+from nanobragg_plugin.refine.amplitudes import name_of
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
 from nanobragg_plugin.refine.problem import Problem
 from nanobragg_plugin.refine.several import Whole
+from nanobragg_plugin.refine.sigmas import Sigmas
 from nanobragg_plugin.refine.sums import Sums
 from nanobragg_plugin.run import experiments, outputs, provenance
 
@@ -78,14 +80,36 @@ def _columns(added: Sums, one: Problem) -> dict[str, np.ndarray]:
     }
 
 
-def write(made: Whole, found: tuple[list[Result], Any], content: dict, files: Files) -> list[Path]:
-    """All files; their names. content: all figures."""
+def amplitudes_of(
+    made: Whole, target: Joint, found: Found, known: Sigmas
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """F [n] and sigma [n] of the amplitudes that were refined, or None."""
+    if made.amplitudes is None:
+        return None
+    values = dict(zip(target.model.parameters.names, found.state.inner.tolist()))
+    sigmas = dict(zip(known.names, known.sigma.tolist()))
+    names = [name_of(hkl) for hkl in made.amplitudes.hkl.tolist()]
+    return np.array([values[n] for n in names]), np.array([sigmas.get(n, np.inf) for n in names])
+
+
+def write(
+    made: Whole,
+    found: tuple[list[Result], Any],
+    amplitudes: tuple[np.ndarray, np.ndarray] | None,
+    content: dict,
+    files: Files,
+) -> list[Path]:
+    """All files; their names. amplitudes: see `amplitudes_of`; content: all figures."""
     each, table = found
     experiments.write_experiments(files.experiments, [one.experiment for one in each])
     with outputs.whole(files.reflections) as temporary:
         table.as_file(str(temporary))
     provenance.write_json(files.figures, content)
     named = [files.experiments, files.reflections, files.figures]
+    if amplitudes is not None:
+        with outputs.whole(files.amplitudes) as temporary:
+            refined_amplitudes.write_mtz(str(temporary), made.amplitudes, *amplitudes)
+        named.append(files.amplitudes)
     for path, result in zip(files.phil, each):
         provenance.write_text(path, result.phil)
         named.append(path)
@@ -123,6 +147,7 @@ class Files:
     experiments: Path
     reflections: Path
     figures: Path
+    amplitudes: Path
     phil: tuple[Path, ...]
     convergence: Path | None
     shoeboxes: Path | None
@@ -136,9 +161,9 @@ class Files:
             raise Sorry(f"output.prefix={prefix} names no file: give a name, as out/refined")
         several = len(numbers) > 1
         phil = tuple(Path(f"{prefix}_{n}.phil" if several else f"{prefix}.phil") for n in numbers)
-        ends = ".expt", ".refl", ".json", "_convergence.png", "_shoeboxes.png", ".html"
+        ends = ".expt", ".refl", ".json", ".mtz", "_convergence.png", "_shoeboxes.png", ".html"
         paths = [Path(f"{prefix}{end}") for end in ends]
-        return cls(*paths[:3], phil, *(paths[3:] if params.pictures else (None,) * 3))
+        return cls(*paths[:4], phil, *(paths[4:] if params.pictures else (None,) * 3))
 
     def check(self, params: Any, inputs: list[str]) -> None:
         """`Sorry` unless all can be written, over no input."""

@@ -45,6 +45,9 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
         )
     found, names = [], {}
     for kind in (*ALWAYS, *sorted(kinds - set(ALWAYS))):
+        if kind == "amplitudes":  # of all experiments, when all are known
+            names[kind] = []
+            continue
         if kind == "image_scales" or (kind in (DISTANCE, TILTS) and SHIFTS in names):
             continue
         if kind in (SHIFTS, DISTANCE, TILTS):

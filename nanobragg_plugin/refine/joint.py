@@ -88,7 +88,7 @@ class JointNormal:
         total = self.pull.clone()
         for one, place in zip(self.each, self.places):
             total.index_add_(0, place, one.gradient)
-        return total
+        return self._along(total)
 
     @property
     def box_gradient(self) -> Tensor:
@@ -109,7 +109,13 @@ class JointNormal:
             own, slope = one.reduced()
             information.index_put_((place[:, None], place), own, accumulate=True)
             gradient.index_add_(0, place, slope)
-        return information, gradient
+        return information, self._along(gradient)
+
+    def _along(self, gradient: Tensor) -> Tensor:
+        """A gradient [s] without what leads along what is held."""
+        for direction in self.held:
+            gradient = gradient - direction * (direction @ gradient) / (direction @ direction)
+        return gradient
 
     def backgrounds(self, step: Tensor) -> Tensor:
         """The step of all backgrounds [boxes, terms] that goes with one [s] of the others."""

@@ -39,12 +39,12 @@ class Spots:
 def residuals(experiment: Experiment, spots: Spots) -> Tensor:
     """[n, 3], in sigma: fast, slow, and from the Ewald sphere."""
     beam, gonio, crystal = experiment.beam, experiment.goniometer, experiment.crystal
-    points = [_at(one, spots.image) for one in (crystal.A, gonio.setting)]
+    points = [at_points(one, spots.image) for one in (crystal.A, gonio.setting)]
     turn = points[1] @ about_axis(gonio.axis, spots.phi) @ gonio.fixed
     q = (turn @ points[0] @ spots.hkl[..., None])[..., 0]
-    direction = _at(beam.direction.mean(1), spots.image)
+    direction = at_points(beam.direction.mean(1), spots.image)
     direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-    s0 = direction / _at(beam.wavelength.mean(1), spots.image)[:, None]
+    s0 = direction / at_points(beam.wavelength.mean(1), spots.image)[:, None]
     s1 = s0 + q
     size = torch.linalg.vector_norm(s0, dim=-1) * torch.linalg.vector_norm(q, dim=-1)
     off = ((s1 * s1).sum(-1) - (s0 * s0).sum(-1)) / (2 * size)
@@ -58,7 +58,7 @@ def residuals(experiment: Experiment, spots: Spots) -> Tensor:
     return torch.cat([(place - spots.place) / SIGMA_PX, (off / spots.sigma_phi)[:, None]], -1)
 
 
-def _at(values: Tensor, image: Tensor) -> Tensor:
+def at_points(values: Tensor, image: Tensor) -> Tensor:
     """Of scan points [points, ...] those of images [n], or the one there is."""
     if len(values) == 1:
         return values.expand(len(image), *values.shape[1:])

@@ -10,7 +10,7 @@ from typing import Any
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.refine import positions
+from nanobragg_plugin.refine import lbfgs, positions
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
@@ -19,6 +19,8 @@ from nanobragg_plugin.refine.target import Normal, State, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
+#: Parameters that all shoeboxes share up to which Levenberg's and Marquardt's way is taken.
+MOST_LM = 1500
 #: What places of spots depend on.
 GEOMETRY = (
     *("orientation", "cell", "detector_shift", "distance", "detector_tilt", "beam", "wavelength"),
@@ -28,6 +30,7 @@ GEOMETRY = (
 KINDS = (
     *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
     *("detector_tilt", "beam", "wavelength", "spindle", "b_factor", "image_scales"),
+    "amplitudes",
 )
 
 
@@ -61,6 +64,11 @@ def stages_of(params: Any) -> list[Stage]:
         scale = [kind for kind in chosen if kind in SCALES] or ["scale"]
         if params.blur > 1 and "orientation" in chosen:
             found = [Stage(_one_scale(("orientation", *scale)), params.blur)]
+        if "amplitudes" in chosen:
+            # everything else first, on the scale of the amplitudes given
+            without = [kind for kind in chosen if kind != "amplitudes"]
+            known = bool(set(without) & set(SCALES))
+            found.append(Stage(_one_scale((*without, *(() if known else scale)))))
         found.append(Stage(_one_scale(chosen)))
     return found
 
@@ -79,6 +87,7 @@ def run(
     iterations: int,
     report: Callable[[Stage, int, Normal | None, float], None],
     spots: tuple[Spots, ...] | None = None,
+    method: str = "auto",
 ) -> tuple[Joint, Found, list[Found]]:
     """All stages: the last one's target and what it found, and what each found. spots: of each
     experiment, of a stage by their places before all others, None: there is none. report is called
@@ -106,11 +115,19 @@ def run(
             report(of, iteration, normal, damping)
 
         try:
-            found.append(minimise(own, state, iterations, reports))
+            search = lbfgs.minimise if chosen_method(method, own) == "lbfgs" else minimise
+            found.append(search(own, state, iterations, reports))
         except ValueError as error:
             raise Sorry(f"the refinement cannot begin: {error}") from error
         state = restored(built, found[-1].state, kept, stage.blur)
     return own, found[-1], found
+
+
+def chosen_method(method: str, target: Joint) -> str:
+    """lm or lbfgs, whatever refine.method says."""
+    if method != "auto":
+        return method
+    return "lm" if len(target.shared_names) <= MOST_LM else "lbfgs"
 
 
 def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:

@@ -8,10 +8,12 @@ from typing import Any
 
 from libtbx.utils import Sorry
 
+from nanobragg_plugin.adapters.refined_amplitudes import Chosen
 from nanobragg_plugin.adapters.shared_models import same_model
 from nanobragg_plugin.refine import build, schedule
+from nanobragg_plugin.refine.amplitude_choice import restraints, with_amplitudes
 from nanobragg_plugin.refine.build import Built
-from nanobragg_plugin.refine.joint import Joint, joined
+from nanobragg_plugin.refine.joint import Joint, JointModel, joined
 from nanobragg_plugin.refine.positions import Spots
 from nanobragg_plugin.refine.problem import Problem, assume, problem
 from nanobragg_plugin.refine.schedule import Stage
@@ -29,7 +31,8 @@ OWNERS = {
 @dataclass(frozen=True)
 class Whole:
     """All that a refinement needs: the experiments' problems; target, built (names of all its
-    parameters), stages; fluence: what was assumed, or None; spots of each experiment, or None."""
+    parameters), stages; fluence: what was assumed, or None; spots of each experiment, or None;
+    amplitudes: those that are parameters."""
 
     problems: tuple[Problem, ...]
     target: Joint
@@ -37,6 +40,7 @@ class Whole:
     stages: list[Stage]
     fluence: float | None
     spots: tuple[Spots, ...] | None
+    amplitudes: Chosen | None
 
 
 def whole(
@@ -56,16 +60,29 @@ def whole(
             if len(numbers) == 1:
                 raise
             raise Sorry(f"experiment {number}: {error}") from error
+    chosen = None
+    if any("amplitudes" in one.built.names for one in problems):
+        chosen, problems = with_amplitudes(params.refine.amplitudes, problems, table)
     owners = [_owners(one, own) for one, own in zip(problems, _models(problems))]
     model = joined([one.built.model for one in problems], owners, numbers)
     known = {one.name: one for one in model.parameters.all}
-    model = model.changed(build.changes_of(params.refine, known))
-    target = Joint(model, tuple(one.target for one in problems), tuple(numbers))
-    built = Built(model, _names(problems, target))
+    changes = build.changes_of(params.refine, known)
+    if chosen is not None:
+        changes = {**restraints(params.refine.amplitudes, chosen), **changes}
+    model = model.changed(changes)
+    names = _names(problems, model)
+    target = Joint(
+        model,
+        tuple(one.target for one in problems),
+        tuple(numbers),
+        held=(names["scale"], names.get("b_factor", ())),
+        amplitudes=frozenset(names.get("amplitudes", ())),
+    )
+    built = Built(model, names)
     stages = schedule.stages_of(params.refine)
     check(target, built, stages)
     spots = tuple(one.spots for one in problems) if params.refine.positions else None
-    return Whole(tuple(problems), target, built, stages, fluence, spots)
+    return Whole(tuple(problems), target, built, stages, fluence, spots, chosen)
 
 
 def numbers_of(chosen: Sequence[int] | None, count: int) -> list[int]:
@@ -117,17 +134,19 @@ def _owners(one: Problem, first: dict[str, int]) -> dict[str, object]:
     found: dict[str, object] = {}
     for kind, names in one.built.names.items():
         owner = OWNERS.get(kind, "experiment")
+        if kind == "amplitudes":
+            owner = kind
         for name in names:
-            found[name] = owner, first.get(owner, one.number)
+            found[name] = owner, -1 if owner == "amplitudes" else first.get(owner, one.number)
     return found
 
 
-def _names(problems: Sequence[Problem], target: Joint) -> dict[str, tuple[str, ...]]:
+def _names(problems: Sequence[Problem], model: JointModel) -> dict[str, tuple[str, ...]]:
     """Names of all parameters by what refine.parameters calls them."""
     found: dict[str, dict[str, None]] = {}
-    for one, place in zip(problems, target.model.places):
+    for one, place in zip(problems, model.places):
         own = one.built.model.parameters.names
-        at = {name: target.model.parameters.names[i] for name, i in zip(own, place.tolist())}
+        at = {name: model.parameters.names[i] for name, i in zip(own, place.tolist())}
         for kind, names in one.built.names.items():
             found.setdefault(kind, {}).update(dict.fromkeys(at[name] for name in names))
     return {kind: tuple(names) for kind, names in found.items()}

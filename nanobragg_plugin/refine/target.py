@@ -148,7 +148,7 @@ class Target:
         picture = self.data.pictures[number]
 
         def make(free: Tensor) -> Models:
-            return _lit(near(free), picture)
+            return lit(near(free), picture)
 
         if len(near.point):
             of = make, near.point, picture.exposure, self.options
@@ -227,7 +227,7 @@ class Target:
         return self.data.n - len(self.shared_names) - self.terms * self.data.boxes
 
 
-def _lit(models: Models, picture: Picture) -> Models:
+def lit(models: Models, picture: Picture) -> Models:
     """The models of a picture: its pixels, its photons."""
     experiment, factors = models
     masks = zip(experiment.panels, picture.masks)
