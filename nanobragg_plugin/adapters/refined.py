@@ -138,6 +138,10 @@ def written(experiment: Any, refined: Experiment, spread_deg: float | None) -> A
     if result.goniometer is not None:
         axis = refined.goniometer.axis
         result.goniometer.set_rotation_axis_datum(tuple(axis.tolist()))
+        settings = [tuple(one.flatten().tolist()) for one in refined.goniometer.setting]
+        result.goniometer.set_setting_rotation(settings[0])
+        if checks.scan_points(experiment.goniometer):
+            result.goniometer.set_setting_rotation_at_scan_points(settings)
     return result
 
 

@@ -45,9 +45,14 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
         parameters = own.model.parameters
         outer = parameters.outer(state.inner)
         experiment, _ = own.model.models(outer)
-        values = zip(parameters.names, outer.tolist())
-        spreads = tuple(v for name, v in values if name.startswith("mosaic_spread"))
+        values = dict(zip(parameters.names, outer.tolist()))
+        spreads = tuple(v for name, v in values.items() if name.startswith("mosaic_spread"))
         sigma = (sum(s * s for s in spreads) / len(spreads)) ** 0.5 if spreads else None
+        divergence = ""
+        if "divergence" in values:
+            ratio = values["divergence"] / parameters["divergence"].value
+            pairs = zip("hv", made.divergence)
+            divergence = "".join(f"beam.{way}divrange_mrad={ratio * x:.8g}\n" for way, x in pairs)
         added = sums.sums(own, state, one.boxes, 4 if several else 12)
         of = f"experiment {one.number}: " if several else ""
         crops = [(of + _title(table, one, box), crop) for box, crop in added.crops.items()]
@@ -56,7 +61,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
                 refined.written(one.experiment, experiment, sigma),
                 one.boxes.rows,
                 _columns(added, one),
-                refined.phil_text(experiment, made.fluence, spreads),
+                refined.phil_text(experiment, made.fluence, spreads) + divergence,
                 crops,
             )
         )

@@ -15,7 +15,9 @@ from nanobragg_plugin.adapters import refined, shoeboxes
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.models import Panel
+from nanobragg_plugin.refine import backgrounds
 from nanobragg_plugin.refine import parametrisations as parts
+from nanobragg_plugin.refine.backgrounds import IN_ONE
 from nanobragg_plugin.refine.data import Data, centred, picture
 from nanobragg_plugin.refine.noise import Noise
 from nanobragg_plugin.refine.parameters import Parameter
@@ -93,8 +95,19 @@ def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
         return parts.Wavelength(float((beam.wavelength[0] * weight).sum()))
     if kind == "beam":
         return parts.BeamDirection(parts.across(beam.direction[0].mean(0)))
+    if kind == "divergence":
+        found = parts.divergence_of(beam)
+        if found == 0:
+            raise Sorry(
+                "refine.parameters divergence: the beam has none to begin with; give "
+                "beam.hdivrange_mrad and beam.vdivrange_mrad"
+            )
+        return parts.Divergence(found)
     if plan.dxtbx_experiment.goniometer is None:
-        raise Sorry("refine.parameters spindle: a still has no rotation axis; leave it out")
+        raise Sorry(f"refine.parameters {kind}: a still has no rotation axis; leave it out")
+    if kind == "setting":
+        gonio = experiment.goniometer
+        return parts.GoniometerSetting(parts.across(gonio.setting[0] @ gonio.axis))
     return parts.GoniometerAxis(parts.across(experiment.goniometer.axis))
 
 
@@ -166,10 +179,14 @@ def noise_of(params: Any) -> Noise:
 
 
 def data_of(
-    plan: Plan, boxes: Boxes, read: Callable[[int], list], progress: Callable[[], None]
+    plan: Plan,
+    boxes: Boxes,
+    read: Callable[[int], list],
+    progress: Callable[[], None],
+    background: str = "plane",
 ) -> tuple[Data, int]:
-    """The pixels of all images that have some, and how many of the boxes' are bad. A picture's
-    number is its image's, from 0."""
+    """The pixels of all images that have some, and how many of the boxes' are bad; background: one
+    of `target.BACKGROUNDS`. A picture's number is its image's, from 0."""
     pictures, bad = [], 0
     panels = plan.experiment.panels
     for index in range(plan.n_images):
@@ -191,4 +208,6 @@ def data_of(
     pictures = [one for one in pictures if len(one.counts)]
     if not pictures:
         raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")
+    if background in IN_ONE:
+        return backgrounds.in_one(pictures, plan.experiment, background == "global"), bad
     return centred(pictures, boxes.groups), bad

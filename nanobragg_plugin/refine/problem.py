@@ -67,14 +67,14 @@ def problem(
     built = build.build(params, plan, kinds)
     boxes = shoeboxes.boxes_of(params.refine.shoeboxes, table, number, chosen)
     read = shoeboxes.reader(chosen, name)
-    data, bad = build.data_of(plan, boxes, read, progress)
+    background = params.refine.shoeboxes.background or "none"
+    data, bad = build.data_of(plan, boxes, read, progress, background)
     options = plan.options
     if options.compile == "auto":
         a_pixel = sampling.steps_per_pixel(plan.experiment, options, plan.phisteps)
         steps = EVALUATIONS * data.n * a_pixel
         options = replace(options, compile="always" if steps > COMPILE_STEPS else "never")
     noise = build.noise_of(params.refine.noise)
-    background = params.refine.shoeboxes.background or "none"
     target = Target(built.model, data, options, noise, background)
     notes = list(plan.notes) + list(boxes.notes)
     notes.append(f"Pixels: {data.n} in {len(data.pictures)} images; {bad} bad ones left out")

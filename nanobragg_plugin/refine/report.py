@@ -49,7 +49,11 @@ def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
         "parameters": rows,
         "correlations": _correlations(known, target.amplitudes),
         "undetermined": [
-            {"combination": dict(zip(one.names, one.shares)), "sigma_over_reach": one.sigma}
+            {
+                "combination": dict(zip(one.names, one.shares)),
+                "sigma_over_reach": one.sigma,
+                "correlation": one.correlation,
+            }
             for one in spoken(known, target.amplitudes)
         ],
         "amplitudes": len(target.amplitudes & set(target.free)),

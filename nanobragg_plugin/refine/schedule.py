@@ -24,13 +24,13 @@ MOST_LM = 1500
 #: What places of spots depend on.
 GEOMETRY = (
     *("orientation", "cell", "detector_shift", "distance", "detector_tilt", "beam", "wavelength"),
-    "spindle",
+    *("spindle", "setting"),
 )
 #: All that refine.parameters may name.
 KINDS = (
     *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
     *("detector_tilt", "beam", "wavelength", "spindle", "b_factor", "image_scales"),
-    "amplitudes",
+    *("amplitudes", "setting", "divergence"),
 )
 
 

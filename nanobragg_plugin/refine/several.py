@@ -23,8 +23,8 @@ from nanobragg_plugin.refine.schedule import Stage
 OWNERS = {
     **dict.fromkeys(("orientation", "cell", "domains", "mosaic", "b_factor"), "crystal"),
     **dict.fromkeys(("detector_shift", "distance", "detector_tilt"), "detector"),
-    **dict.fromkeys(("beam", "wavelength"), "beam"),
-    "spindle": "goniometer",
+    **dict.fromkeys(("beam", "wavelength", "divergence"), "beam"),
+    **dict.fromkeys(("spindle", "setting"), "goniometer"),
 }
 
 
@@ -32,7 +32,8 @@ OWNERS = {
 class Whole:
     """All that a refinement needs: the experiments' problems; target, built (names of all its
     parameters), stages; fluence: what was assumed, or None; spots of each experiment, or None;
-    amplitudes: those that are parameters."""
+    amplitudes: those that are parameters; divergence: beam.hdivrange_mrad and .vdivrange_mrad at
+    the start."""
 
     problems: tuple[Problem, ...]
     target: Joint
@@ -41,6 +42,7 @@ class Whole:
     fluence: float | None
     spots: tuple[Spots, ...] | None
     amplitudes: Chosen | None
+    divergence: tuple[float, float]
 
 
 def whole(
@@ -82,7 +84,9 @@ def whole(
     stages = schedule.stages_of(params.refine)
     check(target, built, stages)
     spots = tuple(one.spots for one in problems) if params.refine.positions else None
-    return Whole(tuple(problems), target, built, stages, fluence, spots, chosen)
+    ranges = params.beam.hdivrange_mrad, params.beam.vdivrange_mrad
+    of = tuple(problems), target, built, stages, fluence, spots
+    return Whole(*of, chosen, ranges)
 
 
 def numbers_of(chosen: Sequence[int] | None, count: int) -> list[int]:

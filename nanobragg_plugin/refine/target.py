@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import SimulationOptions
+from nanobragg_plugin.refine.backgrounds import KNOTS
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.linear import Linear, linear
 from nanobragg_plugin.refine.noise import Noise
@@ -22,7 +23,7 @@ from nanobragg_plugin.refine.parametrisations import Model, Models
 from nanobragg_plugin.simulate import simulate
 
 #: Terms of a shoebox's background.
-BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3}
+BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3, "image": KNOTS, "global": KNOTS}
 
 
 @dataclass(frozen=True)
