@@ -43,7 +43,11 @@ LAYERS = {
         {"torch"} | NUMERIC | DIALS,
     ),
     "refine": (
-        {"bottom", "core", "simulate", "jacobian", "phil", "adapters", "refine"},
+        # compare for its HTML page
+        {
+            *("bottom", "core", "simulate", "jacobian", "by_reflection", "phil", "adapters"),
+            *("compare", "refine"),
+        },
         {"torch", "libtbx"} | NUMERIC,
     ),
     "compare": (

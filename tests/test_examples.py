@@ -97,3 +97,15 @@ def test_refine_pulls(example):
     """The example runs; 200 draws are its own business (two have hardly a width)."""
     mean, width = example("refine_pulls")["main"](2)
     assert len(mean) == len(width) == 14 and bool(mean.abs().max() < 5)
+
+
+def test_refine_distance(example):
+    """Within 4 sigma of where it was, known to 5 micrometres; measured 0.6 sigma."""
+    error, pull = example("refine_distance")["main"]().tolist()
+    assert abs(error) < 0.02 and abs(pull) < 4
+
+
+def test_refine_stills(example):
+    """Orientations and the detector, within 4 sigma; measured 1.3 of the largest of 12."""
+    pulls = example("refine_stills")["main"]()
+    assert len(pulls) == 12 and float(pulls.abs().max()) < 4

@@ -15,6 +15,7 @@ from torch import Tensor
 from nanobragg_plugin import mosaic
 from nanobragg_plugin.adapters import checks, crystal_params
 from nanobragg_plugin.adapters.models import crystal_orientation
+from nanobragg_plugin.adapters.shared_models import same_model
 from nanobragg_plugin.models import Experiment
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
@@ -137,7 +138,21 @@ def written(experiment: Any, refined: Experiment, spread_deg: float | None) -> A
     if result.goniometer is not None:
         axis = refined.goniometer.axis
         result.goniometer.set_rotation_axis_datum(tuple(axis.tolist()))
+        settings = [tuple(one.flatten().tolist()) for one in refined.goniometer.setting]
+        result.goniometer.set_setting_rotation(settings[0])
+        if checks.scan_points(experiment.goniometer):
+            result.goniometer.set_setting_rotation_at_scan_points(settings)
     return result
+
+
+def shared_as(experiments: list[Any], results: list[Any]) -> list[Any]:
+    """The results, copies of experiments, with models shared where those share them."""
+    for name in ("beam", "detector", "goniometer", "crystal"):
+        for number, experiment in enumerate(experiments):
+            pairs = zip(experiments[:number], results)
+            first = (done for one, done in pairs if same_model(one, experiment, name))
+            setattr(results[number], name, getattr(next(first, results[number]), name))
+    return results
 
 
 def _write_beam(beam: Any, refined: Experiment) -> None:
@@ -174,16 +189,35 @@ def phil_text(refined: Experiment, fluence: float | None, spreads_deg: tuple[flo
     return "\n".join(lines) + "\n"
 
 
-def table_of(table: Any, rows: np.ndarray, columns: dict[str, np.ndarray]) -> Any:
-    """A DIALS table of the rows that were refined against, with further columns [n] or [n, 3].
-    Those in whose boxes the model has photons are marked as used in refinement."""
+def table_of(
+    table: Any, rows: np.ndarray, columns: dict[str, np.ndarray], numbers: list[int]
+) -> Any:
+    """A DIALS table of the rows that were refined against, with further columns [n] or [n, 3], for
+    a list of the experiments of these numbers. Those in whose boxes the model has photons are
+    marked as used in refinement."""
     from dials.array_family import flex
 
     made = table.select(flex.size_t(rows.astype(np.uint64)))
     for name, values in columns.items():
         values = np.ascontiguousarray(values, dtype=float)
         made[name] = flex.vec3_double(values) if values.ndim == 2 else flex.double(values)
+    _renumber(made, numbers)
     known = np.isfinite(columns["photons.centroid"]).all(axis=1)
     made.unset_flags(flex.bool(len(made), True), made.flags.used_in_refinement)
     made.set_flags(flex.bool(known), made.flags.used_in_refinement)
     return made
+
+
+def _renumber(table: Any, numbers: list[int]) -> None:
+    """Make the ids of a table, which are these numbers, count from 0."""
+    from dials.array_family import flex
+
+    new = {number: place for place, number in enumerate(numbers)}
+    identifiers = table.experiment_identifiers()
+    known = {number: identifiers[number] for number in identifiers.keys()}
+    table["id"] = flex.int([new[number] for number in table["id"]])
+    for number in known:
+        del identifiers[number]
+    for number, identifier in known.items():
+        if number in new:
+            identifiers[new[number]] = identifier

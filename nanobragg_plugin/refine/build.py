@@ -15,9 +15,12 @@ from nanobragg_plugin.adapters import refined, shoeboxes
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.models import Exposure, Panel
+from nanobragg_plugin.refine import backgrounds
 from nanobragg_plugin.refine import parametrisations as parts
+from nanobragg_plugin.refine.backgrounds import IN_ONE
 from nanobragg_plugin.refine.data import Data, centred, picture
 from nanobragg_plugin.refine.noise import Noise
+from nanobragg_plugin.refine.parameters import Parameter
 from nanobragg_plugin.refine.parametrisations import Model
 
 #: What every model has, for the first stage and the start of the scale.
@@ -44,6 +47,9 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
         )
     found, names = [], {}
     for kind in (*ALWAYS, *sorted(kinds - set(ALWAYS))):
+        if kind == "amplitudes":  # of all experiments, when all are known
+            names[kind] = []
+            continue
         if kind == "image_scales" or (kind in (DISTANCE, TILTS) and SHIFTS in names):
             continue
         if kind in (SHIFTS, DISTANCE, TILTS):
@@ -58,7 +64,7 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
     # a cell changes B of A = U B: before anything turns the crystal
     found.sort(key=lambda part: not isinstance(part, parts.Cell))
     start = plan.experiment, plan.structure_factors
-    model = Model(start, found, _changes(params.refine, found))
+    model = Model(start, found)
     return Built(model, {kind: tuple(own) for kind, own in names.items()})
 
 
@@ -89,8 +95,19 @@ def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
         return parts.Wavelength(float((beam.wavelength[0] * weight).sum()))
     if kind == "beam":
         return parts.BeamDirection(parts.across(beam.direction[0].mean(0)))
+    if kind == "divergence":
+        found = parts.divergence_of(beam)
+        if found == 0:
+            raise Sorry(
+                "refine.parameters divergence: the beam has none to begin with; give "
+                "beam.hdivrange_mrad and beam.vdivrange_mrad"
+            )
+        return parts.Divergence(found)
     if plan.dxtbx_experiment.goniometer is None:
-        raise Sorry("refine.parameters spindle: a still has no rotation axis; leave it out")
+        raise Sorry(f"refine.parameters {kind}: a still has no rotation axis; leave it out")
+    if kind == "setting":
+        gonio = experiment.goniometer
+        return parts.GoniometerSetting(parts.across(gonio.setting[0] @ gonio.axis))
     return parts.GoniometerAxis(parts.across(experiment.goniometer.axis))
 
 
@@ -112,39 +129,44 @@ def _middle(panel: Panel) -> Tensor:
     return panel.origin + size[0] * panel.fast + size[1] * panel.slow
 
 
-def _changes(params: Any, found: list) -> dict[str, dict]:
-    """Restraints and limits, by names of parameters; `Sorry` where there is none of the name."""
-    known = {one.name: one for part in found for one in part.parameters}
+def changes_of(params: Any, known: dict[str, Parameter]) -> dict[str, dict]:
+    """Restraints and limits of the scope refine, by names of parameters; `Sorry` where there is
+    none of the name."""
     changes: dict[str, dict] = {}
     for text in filter(None, params.restraint):
-        name, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
+        names, numbers = _numbers(text, "restraint", "NAME,SIGMA or NAME,SIGMA,MEAN", (1, 2), known)
         if not numbers[0] > 0:
             raise Sorry(f"refine.restraint={text}: sigma must be above 0")
-        mean = numbers[1] if len(numbers) == 2 else known[name].value
-        changes.setdefault(name, {})["prior"] = mean, numbers[0]
+        for name in names:
+            mean = numbers[1] if len(numbers) == 2 else known[name].value
+            changes.setdefault(name, {})["prior"] = mean, numbers[0]
     for text in filter(None, params.limits):
-        name, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
-        if not low <= known[name].value <= high:
-            start = f"{known[name].value:g}"
-            raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
-        changes.setdefault(name, {})["bounds"] = low, high
+        names, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
+        for name in names:
+            if not low <= known[name].value <= high:
+                start = f"{known[name].value:g}"
+                raise Sorry(f"refine.limits={text}: the start, {start}, is not within them")
+            changes.setdefault(name, {})["bounds"] = low, high
     return changes
 
 
 def _numbers(
     text: str, what: str, form: str, counts: tuple[int, ...], known: dict
-) -> tuple[str, list[float]]:
-    """The name and the numbers of a restraint or of limits."""
+) -> tuple[list[str], list[float]]:
+    """The names and the numbers of a restraint or of limits; a name is of all experiments' that
+    have it."""
     name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
-    if name not in known:
-        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(sorted(known))}")
+    names = [one for one in known if name in (one, one.rpartition(".")[0])]
+    if not names:
+        shown = sorted(one for one in known if "(" not in one)
+        raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(shown)}")
     try:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
     if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
-    return name, numbers
+    return names, numbers
 
 
 def noise_of(params: Any) -> Noise:
@@ -162,9 +184,11 @@ def data_of(
     read: Callable[[int], list],
     progress: Callable[[], None],
     exposure: Callable[[int], Exposure],
+    background: str = "plane",
 ) -> tuple[Data, int]:
     """The pixels of all images that have some, and how many of the boxes' are bad. A picture's
-    number is its image's, from 0; exposure: of an image."""
+    number is its image's, from 0; exposure: of an image; background: one of
+    `target.BACKGROUNDS`."""
     pictures, bad = [], 0
     panels = plan.experiment.panels
     for index in range(plan.n_images):
@@ -186,4 +210,6 @@ def data_of(
     pictures = [one for one in pictures if len(one.counts)]
     if not pictures:
         raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")
+    if background in IN_ONE:
+        return backgrounds.in_one(pictures, plan.experiment, background == "global"), bad
     return centred(pictures, boxes.groups), bad

@@ -36,7 +36,7 @@ class Linear:
         step = (value - self.point).tolist()
         along = [0.0] * len(step) if tangent is None else tangent.tolist()
         pairs = zip(tensors_of(*self.models), self.changes)
-        return _with(self.models, iter([_moved(*pair, step, along) for pair in pairs]))
+        return with_tensors(self.models, iter([_moved(*pair, step, along) for pair in pairs]))
 
 
 def _moved(
@@ -74,14 +74,15 @@ def _nonzero(slopes: Tensor) -> Iterator[tuple[int, Tensor]]:
             yield number, change.contiguous()
 
 
-def _with(thing: Any, tensors: Iterator[Tensor]) -> Any:
+def with_tensors(thing: Any, tensors: Iterator[Tensor]) -> Any:
     """The same dataclasses and tuples, their tensors replaced in the order of `tensors_of`."""
     if isinstance(thing, Tensor):
         return next(tensors)
     if isinstance(thing, tuple):
-        return tuple(_with(one, tensors) for one in thing)
+        return tuple(with_tensors(one, tensors) for one in thing)
     if is_dataclass(thing):
         # vars has the order of the fields, as tensors_of takes them
         names = [field.name for field in fields(thing)]
-        return replace(thing, **{name: _with(getattr(thing, name), tensors) for name in names})
+        made = {name: with_tensors(getattr(thing, name), tensors) for name in names}
+        return replace(thing, **made)
     return thing

@@ -19,7 +19,7 @@ from torch import Tensor
 from nanobragg_plugin import mosaic
 from nanobragg_plugin.cell import b_matrix
 from nanobragg_plugin.constants import RTD
-from nanobragg_plugin.models import Experiment
+from nanobragg_plugin.models import Beam, Experiment
 from nanobragg_plugin.refine.parameters import LOG, Parameter, Parameters
 from nanobragg_plugin.rotation import from_vector
 from nanobragg_plugin.structure_factors import StructureFactors
@@ -247,6 +247,58 @@ class GoniometerAxis:
         goniometer = experiment.goniometer
         axis = from_vector((values / RTD) @ self.axes) @ goniometer.axis
         return replace(experiment, goniometer=replace(goniometer, axis=axis)), factors
+
+
+@dataclass(frozen=True)
+class GoniometerSetting:
+    """Degrees: the setting rotation S turns, about two axes [2, 3] at right angles to the rotation
+    axis in the laboratory. (About that axis a crystal turns as well.)"""
+
+    axes: Tensor
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return tuple(Parameter(f"setting_{number}", "deg", 0.0, 1.0) for number in (1, 2))
+
+    def apply(self, models: Models, values: Tensor) -> Models:
+        experiment, factors = models
+        goniometer = experiment.goniometer
+        setting = from_vector((values / RTD) @ self.axes) @ goniometer.setting
+        return replace(experiment, goniometer=replace(goniometer, setting=setting)), factors
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """mrad: root mean square angle of the beam's sources from its middle, which stays; their
+    pattern is kept."""
+
+    start: float
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        bounds = 1e-4, 100.0
+        return (Parameter("divergence", "mrad", self.start, math.log(10), LOG, bounds),)
+
+    def apply(self, models: Models, values: Tensor) -> Models:
+        beam = models[0].beam
+        middle = _middle(beam)
+        away = beam.direction - middle
+        made = middle + values[0] / self.start * away
+        made = made / torch.linalg.vector_norm(made, dim=-1, keepdim=True)
+        return _beam(models, direction=made)
+
+
+def _middle(beam: Beam) -> Tensor:
+    """[points, 1, 3]: the mean direction."""
+    middle = (beam.direction * (beam.weight / beam.weight.sum())[:, None]).sum(1, keepdim=True)
+    return middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True)
+
+
+def divergence_of(beam: Beam) -> float:
+    """Of a beam's sources, mrad, root mean square from the middle, at its first point."""
+    away = beam.direction[0] - _middle(beam)[0]
+    weight = beam.weight / beam.weight.sum()
+    return 1e3 * float((weight * away.square().sum(-1)).sum().sqrt())
 
 
 @dataclass(frozen=True)

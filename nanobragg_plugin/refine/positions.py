@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.models import Experiment
+from nanobragg_plugin.refine.joint import JointModel
 from nanobragg_plugin.refine.parametrisations import Model
 from nanobragg_plugin.rotation import about_axis
 
@@ -38,12 +39,12 @@ class Spots:
 def residuals(experiment: Experiment, spots: Spots) -> Tensor:
     """[n, 3], in sigma: fast, slow, and from the Ewald sphere."""
     beam, gonio, crystal = experiment.beam, experiment.goniometer, experiment.crystal
-    points = [_at(one, spots.image) for one in (crystal.A, gonio.setting)]
+    points = [at_points(one, spots.image) for one in (crystal.A, gonio.setting)]
     turn = points[1] @ about_axis(gonio.axis, spots.phi) @ gonio.fixed
     q = (turn @ points[0] @ spots.hkl[..., None])[..., 0]
-    direction = _at(beam.direction.mean(1), spots.image)
+    direction = at_points(beam.direction.mean(1), spots.image)
     direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-    s0 = direction / _at(beam.wavelength.mean(1), spots.image)[:, None]
+    s0 = direction / at_points(beam.wavelength.mean(1), spots.image)[:, None]
     s1 = s0 + q
     size = torch.linalg.vector_norm(s0, dim=-1) * torch.linalg.vector_norm(q, dim=-1)
     off = ((s1 * s1).sum(-1) - (s0 * s0).sum(-1)) / (2 * size)
@@ -57,7 +58,7 @@ def residuals(experiment: Experiment, spots: Spots) -> Tensor:
     return torch.cat([(place - spots.place) / SIGMA_PX, (off / spots.sigma_phi)[:, None]], -1)
 
 
-def _at(values: Tensor, image: Tensor) -> Tensor:
+def at_points(values: Tensor, image: Tensor) -> Tensor:
     """Of scan points [points, ...] those of images [n], or the one there is."""
     if len(values) == 1:
         return values.expand(len(image), *values.shape[1:])
@@ -65,22 +66,26 @@ def _at(values: Tensor, image: Tensor) -> Tensor:
 
 
 def refine(
-    model: Model,
+    model: Model | JointModel,
     inner: Tensor,
     free: tuple[str, ...],
-    spots: Spots,
+    spots: Spots | tuple[Spots, ...],
     report: Callable[[int, float], None] = lambda iteration, rms: None,
     rounds: int = 15,
 ) -> Tensor:
-    """The inner parameters [p] that fit the places best, by Gauss and Newton's steps; each of those
-    that are free is held to its start by its reach, and by its restraint."""
+    """The inner parameters [p] that fit the places best (of spots of each experiment of a joint
+    model), by Gauss and Newton's steps; each of those that are free is held to its start by its
+    reach, and by its restraint."""
     parameters = model.parameters
     numbers = torch.tensor([parameters.names.index(name) for name in free])
     start, reach = inner[numbers], parameters.reach[numbers]
 
     def of(some: Tensor) -> Tensor:
         values = parameters.outer(inner.index_copy(0, numbers, some))
-        return residuals(model.models(values)[0], spots).flatten()
+        if isinstance(spots, Spots):
+            return residuals(model.models(values)[0], spots).flatten()
+        pairs = zip(model.models(values), spots)
+        return torch.cat([residuals(models[0], own).flatten() for models, own in pairs])
 
     now = start
     for iteration in range(rounds):

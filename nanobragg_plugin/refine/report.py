@@ -7,26 +7,28 @@ from typing import Any
 
 import torch
 
+from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
-from nanobragg_plugin.refine.sigmas import Sigmas, sigmas
-from nanobragg_plugin.refine.target import Target
+from nanobragg_plugin.refine.sigmas import Sigmas, Undetermined, sigmas
 
 #: Correlations of at least this are printed.
 HIGH = 0.9
 
 
-def found_sigmas(target: Target, found: Found) -> Sigmas:
+def found_sigmas(target: Joint, found: Found) -> Sigmas:
     """From the information at the end."""
     return sigmas(target, found.state, found.normal.reduced()[0])
 
 
-def figures(target: Target, found: Found, known: Sigmas) -> dict[str, Any]:
+def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
     """All figures, as JSON has them; a sigma of None: undetermined."""
     parameters = target.model.parameters
     values = parameters.outer(found.state.inner)
     at = dict(zip(known.names, range(len(known.names))))
     rows = []
     for number, one in enumerate(parameters.all):
+        if one.name in target.amplitudes:
+            continue
         rows.append(
             {
                 "name": one.name,
@@ -38,19 +40,23 @@ def figures(target: Target, found: Found, known: Sigmas) -> dict[str, Any]:
             }
         )
     scales = found.state.log_scale.exp().tolist() if target.image_scales else []
-    for picture, scale in zip(target.data.pictures, scales):
-        name = f"scale_{picture.number}"
+    for name, scale in zip(target.shared_names[len(target.free) :], scales):
         sigma = _finite(float(known.sigma[at[name]]))
         row = {"name": name, "unit": "", "start": 1.0, "value": scale, "refined": True}
         rows.append({**row, "sigma": sigma})
     freedom = target.degrees_of_freedom()
     return {
         "parameters": rows,
-        "correlations": _correlations(known),
+        "correlations": _correlations(known, target.amplitudes),
         "undetermined": [
-            {"combination": dict(zip(one.names, one.shares)), "sigma_over_reach": one.sigma}
-            for one in known.undetermined
+            {
+                "combination": dict(zip(one.names, one.shares)),
+                "sigma_over_reach": one.sigma,
+                "correlation": one.correlation,
+            }
+            for one in spoken(known, target.amplitudes)
         ],
+        "amplitudes": len(target.amplitudes & set(target.free)),
         "pixels": target.data.n,
         "images": len(target.data.pictures),
         "backgrounds": target.data.boxes if target.terms else 0,
@@ -65,7 +71,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _correlations(known: Sigmas) -> list[dict[str, Any]]:
+def _correlations(known: Sigmas, amplitudes: frozenset[str]) -> list[dict[str, Any]]:
     """The pairs that are correlated most."""
     upper = torch.triu(known.correlation, 1)
     pairs = (upper.abs() >= HIGH).nonzero().tolist()
@@ -73,7 +79,8 @@ def _correlations(known: Sigmas) -> list[dict[str, Any]]:
     return [
         {"names": [known.names[i], known.names[j]], "correlation": float(upper[i, j])}
         for i, j in pairs
-        if max(float(known.sigma[i]), float(known.sigma[j])) < math.inf
+        if {known.names[i], known.names[j]} - amplitudes
+        and max(float(known.sigma[i]), float(known.sigma[j])) < math.inf
     ]
 
 
@@ -95,10 +102,16 @@ def _digits(sigma: float) -> int:
     return max(0, min(8, 1 - math.floor(math.log10(sigma)))) if sigma > 0 else 5
 
 
-def undetermined(known: Sigmas) -> str:
+def spoken(known: Sigmas, amplitudes: frozenset[str]) -> list[Undetermined]:
+    """Combinations that are not determined, but those of amplitudes alone, which are many, and are
+    left out of what is written."""
+    return [one for one in known.undetermined if set(one.names) - amplitudes]
+
+
+def undetermined(combined: list[Undetermined]) -> str:
     """What to say of parameters that the data do not determine."""
-    names = dict.fromkeys(name for one in known.undetermined for name in one.names)
-    combinations = "; ".join(map(str, known.undetermined))
+    names = dict.fromkeys(name for one in combined for name in one.names)
+    combinations = "; ".join(map(str, combined))
     return (
         f"the data do not determine {', '.join(names)}: only other combinations of them than "
         f"{combinations} (parts of what each may be wrong by); refine fewer of them "

@@ -10,23 +10,27 @@ from typing import Any
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.refine import positions, sampled
+from nanobragg_plugin.refine import lbfgs, positions, sampled
 from nanobragg_plugin.refine.build import Built
+from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
-from nanobragg_plugin.refine.target import Normal, State, Target, scaled
+from nanobragg_plugin.refine.target import Normal, State, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
+#: Parameters that all shoeboxes share up to which Levenberg's and Marquardt's way is taken.
+MOST_LM = 1500
 #: What places of spots depend on.
 GEOMETRY = (
     *("orientation", "cell", "detector_shift", "distance", "detector_tilt", "beam", "wavelength"),
-    "spindle",
+    *("spindle", "setting"),
 )
 #: All that refine.parameters may name.
 KINDS = (
     *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
     *("detector_tilt", "beam", "wavelength", "spindle", "b_factor", "image_scales"),
+    *("amplitudes", "setting", "divergence"),
 )
 
 
@@ -63,6 +67,11 @@ def stages_of(params: Any) -> list[Stage]:
         scale = [kind for kind in chosen if kind in SCALES] or ["scale"]
         if params.blur > 1 and "orientation" in chosen:
             found = [Stage(_one_scale(("orientation", *scale)), params.blur)]
+        if "amplitudes" in chosen:
+            # everything else first, on the scale of the amplitudes given
+            without = [kind for kind in chosen if kind != "amplitudes"]
+            known = bool(set(without) & set(SCALES))
+            found.append(Stage(_one_scale((*without, *(() if known else scale)))))
         found.append(Stage(_one_scale(chosen)))
     if not params.coarse:
         return found
@@ -77,16 +86,18 @@ def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run(
-    target: Target,
+    target: Joint,
     built: Built,
     stages: list[Stage],
     iterations: int,
     report: Callable[[Stage, int, Normal | None, float], None],
-    spots: Spots | None = None,
-) -> tuple[Target, Found, list[Found]]:
-    """All stages: the last one's target and what it found, and what each found. spots: of a stage
-    by their places before all others, None: there is none. report is called with a stage, 0 where
-    it begins or the number of an iteration, its normal equations (None at 0) and the damping.
+    spots: tuple[Spots, ...] | None = None,
+    method: str = "auto",
+) -> tuple[Joint, Found, list[Found]]:
+    """All stages: the last one's target and what it found, and what each found. spots: of each
+    experiment, of a stage by their places before all others, None: there is none. report is called
+    with a stage, 0 where it begins or the number of an iteration, its normal equations (None at 0)
+    and the damping.
 
     `Sorry` where the models have no photons in the shoeboxes.
     """
@@ -101,7 +112,7 @@ def run(
     for number, stage in enumerate(stages):
         kept, state = state, blurred(built, state, stage.blur)
         if number == 0:
-            state = _with_scale(target, built, state)
+            state = _with_scale(target, state)
         own = of_stage(target, built, stage)
         report(stage, 0, None, 0.0)
 
@@ -109,20 +120,29 @@ def run(
             report(of, iteration, normal, damping)
 
         try:
-            found.append(minimise(own, state, iterations, reports))
+            search = lbfgs.minimise if chosen_method(method, own) == "lbfgs" else minimise
+            found.append(search(own, state, iterations, reports))
         except ValueError as error:
             raise Sorry(f"the refinement cannot begin: {error}") from error
         state = restored(built, found[-1].state, kept, stage.blur)
     return own, found[-1], found
 
 
-def of_stage(target: Target, built: Built, stage: Stage) -> Target:
+def chosen_method(method: str, target: Joint) -> str:
+    """lm or lbfgs, whatever refine.method says."""
+    if method != "auto":
+        return method
+    return "lm" if len(target.shared_names) <= MOST_LM else "lbfgs"
+
+
+def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
     """With the free parameters of a stage."""
     kept = [kind for kind in stage.kinds if kind != "image_scales"]
     if stage.blur > 1:
         kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
     free = tuple(name for kind in kept for name in built.names[kind])
-    target = sampled.coarse(target) if stage.coarse else target
+    if stage.coarse:
+        target = replace(target, targets=tuple(map(sampled.coarse, target.targets)))
     return replace(target, free=free, image_scales="image_scales" in stage.kinds)
 
 
@@ -152,12 +172,17 @@ def restored(built: Built, state: State, before: State, blur: float) -> State:
     return replace(state, inner=inner)
 
 
-def _with_scale(target: Target, built: Built, state: State) -> State:
-    """With the scale that fits the counts."""
-    factor = scaled(target, state)
-    if not math.isfinite(factor) or factor <= 0:
-        raise Sorry(
-            "the models put no photons where the counts are: check that reflections, experiment "
-            "list and amplitudes belong together, or raise refine.blur"
-        )
-    return _changed(built, state, "scale", lambda inner: inner + math.log(factor))
+def _with_scale(target: Joint, state: State) -> State:
+    """With the scales that fit the counts."""
+    inner = state.inner.clone()
+    parts = zip(target.targets, target.states(state), target.model.places, target.numbers_of)
+    for own, its_state, place, number in parts:
+        factor = scaled(own, its_state)
+        if not math.isfinite(factor) or factor <= 0:
+            of = f" of experiment {number}" if len(target.targets) > 1 else ""
+            raise Sorry(
+                f"the models{of} put no photons where the counts are: check that reflections, "
+                "experiment list and amplitudes belong together, or raise refine.blur"
+            )
+        inner[place[own.model.parameters.names.index("scale")]] += math.log(factor)
+    return replace(state, inner=inner)

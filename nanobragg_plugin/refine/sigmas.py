@@ -18,15 +18,20 @@ ROUNDING = 1e-13
 @dataclass(frozen=True)
 class Undetermined:
     """A combination of parameters that the data do not determine: names and how much of each, of
-    its length 1 (by the parameters' reach), the largest first; sigma: of it, of the reach."""
+    its length 1 (by the parameters' reach), the largest first; sigma: of it, of the reach;
+    correlation: of the first two, were all known to their reach already, or None of one alone."""
 
     names: tuple[str, ...]
     shares: tuple[float, ...]
     sigma: float
+    correlation: float | None = None
 
     def __str__(self) -> str:
         terms = [f"{share:+.2f} {name}" for name, share in zip(self.names, self.shares)]
-        return " ".join(terms)
+        words = " ".join(terms)
+        if self.correlation is None:
+            return words
+        return f"{words} (correlation of the first two {self.correlation:.4f})"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def sigmas(target: Target, state: State, information: Tensor) -> Sigmas:
     known = values > max(1.0, ROUNDING * float(values.max()))
     inverse = torch.where(known, 1 / torch.where(known, values, torch.ones_like(values)), 0.0)
     covariance = reach[:, None] * ((vectors * inverse) @ vectors.T) * reach
+    reaching = (vectors / (values.clamp(min=0) + 1)) @ vectors.T
     lost, found = torch.zeros(len(names), dtype=torch.bool), []
     for number in (~known).nonzero()[:, 0].tolist():
         vector = vectors[:, number]
@@ -68,7 +74,12 @@ def sigmas(target: Target, state: State, information: Tensor) -> Sigmas:
         ]
         shares = tuple(float(vector[i]) for i in order)
         sigma = float(values[number].clamp(min=1e-300)) ** -0.5
-        found.append(Undetermined(tuple(names[i] for i in order), shares, sigma))
+        correlation = None
+        if len(order) > 1:
+            i, j = order[:2]
+            correlation = float(reaching[i, j] / (reaching[i, i] * reaching[j, j]).sqrt())
+        of = tuple(names[i] for i in order), shares, sigma, correlation
+        found.append(Undetermined(*of))
     deviation = covariance.diagonal().clamp(min=0).sqrt()
     safe = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     sigma = torch.where(lost, torch.full_like(deviation, torch.inf), slopes * deviation)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import Experiment, SimulationOptions
+from nanobragg_plugin.refine.backgrounds import IN_ONE, KNOTS
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.linear import Linear, linear
 from nanobragg_plugin.refine.noise import FLOOR, Noise
@@ -23,7 +24,7 @@ from nanobragg_plugin.refine.parametrisations import Model, Models
 from nanobragg_plugin.simulate import Choice, Simulator
 
 #: Terms of a shoebox's background.
-BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3}
+BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3, "image": KNOTS, "global": KNOTS}
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Target:
         picture = self.data.pictures[number]
 
         def make(free: Tensor) -> Models:
-            return _lit(near(free), picture)
+            return lit(near(free), picture)
 
         if len(near.point):
             of = make, near.point, picture.exposure, self.options
@@ -230,14 +231,14 @@ class Target:
         free = len(self.free)
         inner = state.inner.index_add(0, self.numbers, step[:free])
         scales = state.log_scale + step[free:] if self.image_scales else state.log_scale
-        backgrounds = state.background + self._lit_still(state.background, backgrounds)
+        backgrounds = state.background + self.lit_still(state.background, backgrounds)
         return State(self.model.parameters.clamped(inner), scales, backgrounds)
 
-    def _lit_still(self, background: Tensor, step: Tensor) -> Tensor:
+    def lit_still(self, background: Tensor, step: Tensor) -> Tensor:
         """A step of the backgrounds, shortened in those boxes, alone, where some pixel would lose
         more than nine tenths of it: where models are far off the counts, steps would lead far below
         0, and Marquardt's damping would shorten those of all boxes."""
-        if self.terms == 0:
+        if self.terms == 0 or self.background in IN_ONE:
             return step
         before, after = (self.data.least(one) for one in (background, background + step))
         bounded = (before > FLOOR) & (after < 0.1 * before)
@@ -250,7 +251,7 @@ class Target:
         return self.data.n - len(self.shared_names) - self.terms * self.data.boxes
 
 
-def _lit(models: Models, picture: Picture) -> Models:
+def lit(models: Models, picture: Picture) -> Models:
     """The models of a picture: its pixels, its photons."""
     experiment, factors = models
     masks = zip(experiment.panels, picture.masks)

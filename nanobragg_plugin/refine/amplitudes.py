@@ -1,0 +1,224 @@
+"""Amplitudes of reflections as parameters.
+
+There are many, but a pixel depends on few: those of the lattice points around it. Two points that
+differ in the parity of an index are told apart by it, two of the same parity are too far from each
+other to light the same pixel; so eight derivatives of an image, one for each combination of
+parities, hold those by all amplitudes (a coloring, as of Curtis, Powell & Reid 1974, J. Inst.
+Math. Appl. 13, 117).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from nanobragg_plugin.jacobian import jacobian
+from nanobragg_plugin.models import Experiment, Exposure
+from nanobragg_plugin.refine.data import Picture
+from nanobragg_plugin.refine.linear import Linear, linear
+from nanobragg_plugin.refine.parameters import Parameter
+from nanobragg_plugin.refine.parametrisations import Models
+from nanobragg_plugin.refine.positions import at_points
+from nanobragg_plugin.refine.target import Expected, Normal, State, Target, lit
+from nanobragg_plugin.rotation import about_axis
+
+#: Of h, k, l modulo 2.
+PARITIES = torch.cartesian_prod(*[torch.arange(2)] * 3)
+
+
+@dataclass(frozen=True)
+class Amplitudes:
+    """hkl [n, 3]: one index of each set of equivalent reflections; start [n], electrons; which
+    [box], int64: of each element of the table of amplitudes whose parameter it is, from 0, or -1.
+    """
+
+    hkl: Tensor
+    start: Tensor
+    which: Tensor
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        least = max(float(self.start.mean()) / 10, 1e-6)
+        return tuple(
+            Parameter(name_of(hkl), "e", value, 3 * max(value, least))
+            for hkl, value in zip(self.hkl.tolist(), self.start.tolist())
+        )
+
+    def apply(self, models: Models, values: Tensor) -> Models:
+        experiment, factors = models
+        known = self.which >= 0
+        given = values.to(factors.Fhkl)[self.which.clamp(min=0)]
+        return experiment, replace(factors, Fhkl=torch.where(known, given, factors.Fhkl))
+
+
+def name_of(hkl: list[int]) -> str:
+    """Of the parameter of a reflection."""
+    return "F({},{},{})".format(*hkl)
+
+
+def fractional(experiment: Experiment, exposure: Exposure, masks: tuple[Tensor, ...]) -> Tensor:
+    """h, k, l [n, 3] of the pixels that masks let through, at the middle of the exposure and of the
+    beam."""
+    position = exposure.position[len(exposure.position) // 2]
+    image = torch.tensor([position], dtype=torch.float64)
+    beam, gonio = experiment.beam, experiment.goniometer
+    direction = at_points(beam.direction.mean(1), image)[0]
+    direction = direction / torch.linalg.vector_norm(direction)
+    wavelength = at_points(beam.wavelength.mean(1), image)[0]
+    phi = torch.tensor(sum(exposure.phi) / len(exposure.phi), dtype=torch.float64)
+    turn = at_points(gonio.setting, image)[0] @ about_axis(gonio.axis, phi) @ gonio.fixed
+    inverse = torch.linalg.inv(turn @ at_points(experiment.crystal.A, image)[0])
+    found = []
+    for panel, mask in zip(experiment.panels, masks):
+        slow, fast = (mask.nonzero().double() + 0.5).T[:, :, None] * panel.pixel_size.flip(0)[
+            :, None, None
+        ]
+        ray = panel.origin + fast * panel.fast + slow * panel.slow
+        ray = ray / torch.linalg.vector_norm(ray, dim=-1, keepdim=True)
+        found.append((ray - direction) / wavelength @ inverse.T)
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class AmplitudesTarget(Target):
+    """A target whose model has `amplitudes`."""
+
+    amplitudes: Amplitudes | None = None
+    _hits: dict[int, Tensor] = field(default_factory=dict, init=False, compare=False)
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Among the free parameters: places of all but amplitudes, and of those; and of each
+        amplitude, free or not, its place among the latter, or -1."""
+        mine = {one.name: number for number, one in enumerate(self.amplitudes.parameters)}
+        numbers = [mine.get(name, -1) for name in self.free]
+        others = torch.tensor([i for i, n in enumerate(numbers) if n < 0], dtype=torch.int64)
+        places = torch.tensor([i for i, n in enumerate(numbers) if n >= 0], dtype=torch.int64)
+        back = torch.full((len(mine),), -1, dtype=torch.int64)
+        back[[n for n in numbers if n >= 0]] = torch.arange(len(places))
+        return others, places, back
+
+    def without(self) -> Target:
+        """As a target that knows nothing of amplitudes."""
+        names = "model", "data", "options", "noise", "background", "free", "image_scales"
+        return Target(**{name: getattr(self, name) for name in names})
+
+    def normal(self, state: State) -> Normal:
+        """The normal equations at a state, restraints included."""
+        others, places, _ = self._split
+        if not len(places):
+            return self.without().normal(state)
+        near, masks = self._near(state), self._masks(state)
+        shared, boxes, terms = len(self.shared_names), self.data.boxes, self.terms
+        zeros = state.inner.new_zeros
+        information, gradient = zeros(shared, shared), zeros(shared)
+        of_boxes, box_gradient = zeros(boxes, terms, terms), zeros(boxes, terms)
+        mixed = zeros(boxes, terms, shared)
+        loss = chi_sqr = 0.0
+        for number, picture in enumerate(self.data.pictures):
+            found, rows = self._columns(state, number, near, masks)
+            of = self.noise.terms(picture.counts, found.bragg + found.background)
+            design, weighted = self.design(picture), of.information * found.columns
+            information[rows[:, None], rows] += weighted @ found.columns.T
+            gradient[rows] += found.columns @ of.score
+            squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
+            of_boxes.index_add_(0, picture.box, squares)
+            box_gradient.index_add_(0, picture.box, of.score[:, None] * design)
+            seen, own = picture.box.unique(return_inverse=True)
+            part = zeros(len(seen), terms, len(rows))
+            part.index_add_(0, own, design[:, :, None] * weighted.T[:, None, :])
+            mixed[seen[:, None], :, rows] += part.transpose(1, 2)
+            loss += float(of.loss.sum())
+            chi_sqr += float(of.chi_sqr.sum())
+        more, slope, curvature = self.model.parameters.prior(state.inner)
+        numbers = self.numbers
+        free = len(numbers)
+        information[range(free), range(free)] += curvature[numbers]
+        gradient[:free] -= slope[numbers]
+        all_of = information, gradient, of_boxes, box_gradient, mixed
+        return Normal(*all_of, loss + float(more), chi_sqr, self.data.n)
+
+    def _near(self, state: State) -> Linear:
+        """The models, by all free parameters but amplitudes."""
+        numbers = self.numbers[self._split[0]]
+
+        def make(free: Tensor) -> Models:
+            whole = state.inner.index_copy(0, numbers, free) if len(free) else state.inner
+            return self.model.models(self.model.parameters.outer(whole))
+
+        return linear(make, state.inner[numbers])
+
+    def _masks(self, state: State) -> list[Tensor]:
+        """Of each parity what the table of amplitudes changes by, with all free ones of it."""
+        names = self.model.parameters.names
+        numbers = [names.index(one.name) for one in self.amplitudes.parameters]
+        values = self.model.parameters.outer(state.inner)
+        ones = values.index_fill(0, torch.tensor(numbers), 1.0)
+        table = self.model.models(ones)[1]
+        back = self._split[2]
+        which = self.amplitudes.which
+        free = (which >= 0) & (back[which.clamp(min=0)] >= 0)
+        axes = [torch.arange(size) + low - 1 for size, low in zip(which.shape, table.hkl_min)]
+        h, k, l = torch.meshgrid(*(axis % 2 for axis in axes), indexing="ij")
+        zero = torch.zeros_like(table.Fhkl)
+        return [
+            torch.where(free & (h == a) & (k == b) & (l == c), table.Fhkl, zero)
+            for a, b, c in PARITIES.tolist()
+        ]
+
+    def _columns(
+        self, state: State, number: int, near: Linear, masks: list[Tensor]
+    ) -> tuple[Expected, Tensor]:
+        """What is expected of a picture, with derivatives by some of the shared parameters, and
+        which these are."""
+        picture, others = self.data.pictures[number], self._split[0]
+        first = len(near.point)
+        at = torch.cat([near.point, near.point.new_zeros(len(masks))])
+
+        def make(parameters: Tensor) -> Models:
+            experiment, factors = lit(near(parameters[:first]), picture)
+            tangent = forward_ad.unpack_dual(parameters).tangent
+            along = [0.0] * len(masks) if tangent is None else tangent[first:].tolist()
+            changes = [one * mask for one, mask in zip(along, masks) if one]
+            if not changes:
+                return experiment, factors
+            table = forward_ad.make_dual(factors.Fhkl, sum(changes))
+            return experiment, replace(factors, Fhkl=table)
+
+        images, slopes = jacobian(make, at, picture.exposure, self.options, flat=True)
+        found, slope = torch.cat(images).double(), torch.cat(slopes, 1).double()
+        scale = state.log_scale[number].exp()
+        bragg, slope = scale * found, scale * slope
+        hits = self._hits_of(number, picture, near)
+        used, inverse = hits.unique(return_inverse=True)
+        own = slope.new_zeros(len(used), len(bragg))
+        own.index_put_(
+            (inverse, torch.arange(len(bragg)).expand_as(hits)), slope[first:], accumulate=True
+        )
+        own, used = own[used >= 0], used[used >= 0]
+        rows = [others, self._split[1][used]]
+        columns = [slope[:first], own]
+        if self.image_scales:
+            columns.append(bragg[None])
+            rows.append(torch.tensor([len(self.free) + number]))
+        background = (self.design(picture) * state.background[picture.box]).sum(1)
+        return Expected(bragg, torch.cat(columns), background), torch.cat(rows)
+
+    def _hits_of(self, number: int, picture: Picture, near: Linear) -> Tensor:
+        """[8, n]: of each parity which of the free amplitudes a pixel depends on, or -1."""
+        if number not in self._hits:
+            experiment, factors = near.models
+            h = fractional(experiment, picture.exposure, picture.masks)
+            nearest = 2 * torch.round((h - PARITIES[:, None]) / 2) + PARITIES[:, None]
+            low = torch.tensor(factors.hkl_min) - 1
+            which, back = self.amplitudes.which, self._split[2]
+            last = torch.tensor(which.shape) - 1
+            # the outer layer is of no reflection
+            i, j, k = torch.minimum((nearest.long() - low).clamp(min=0), last).unbind(-1)
+            found = which[i, j, k]
+            self._hits[number] = torch.where(found >= 0, back[found.clamp(min=0)], found)
+        return self._hits[number]

@@ -1,0 +1,273 @@
+"""Several experiments refined together: what they share is one parameter, what is their own many.
+
+A `Joint` has what a `Target` has for the search, the sigmas and the report; each experiment keeps
+its own target, whose normal equations, backgrounds eliminated, add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nanobragg_plugin.refine.data import Data, Picture
+from nanobragg_plugin.refine.parameters import Parameters
+from nanobragg_plugin.refine.parametrisations import Model, Models
+from nanobragg_plugin.refine.target import Expected, Normal, State, Target
+
+#: Information about the mean of what amplitudes could take up altogether: it stays as it is.
+HELD = 1e8
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """each: the experiments' models; places: of each one's parameters, where they are among all
+    `parameters`."""
+
+    each: tuple[Model, ...]
+    places: tuple[Tensor, ...]
+    parameters: Parameters
+
+    def models(self, values: Tensor) -> list[Models]:
+        """Of each experiment, with values [p] of all parameters."""
+        return [model.models(values[place]) for model, place in zip(self.each, self.places)]
+
+    def changed(self, changes: dict[str, dict]) -> JointModel:
+        """With other priors and bounds of some parameters, by name."""
+        made = [replace(one, **changes.get(one.name, {})) for one in self.parameters.all]
+        return replace(self, parameters=Parameters(made))
+
+
+def joined(
+    models: Sequence[Model], owners: Sequence[dict[str, object]], numbers: Sequence[int]
+) -> JointModel:
+    """owners: of each model's parameters, by name, what they belong to: those of a name and an
+    owner are one. A name that is of several gets .N, the number of the first experiment it is of.
+    """
+    known: dict[tuple[str, object], int] = {}
+    places, all_of, first = [], [], []
+    for model, owner, number in zip(models, owners, numbers):
+        mine = []
+        for one in model.parameters.all:
+            key = one.name, owner[one.name]
+            if key not in known:
+                known[key] = len(all_of)
+                all_of.append(one)
+                first.append(number)
+            mine.append(known[key])
+        places.append(torch.tensor(mine, dtype=torch.int64))
+    names = [one.name for one in all_of]
+    named = [
+        one if names.count(one.name) == 1 else replace(one, name=f"{one.name}.{number}")
+        for one, number in zip(all_of, first)
+    ]
+    return JointModel(tuple(models), tuple(places), Parameters(named))
+
+
+@dataclass(frozen=True)
+class JointNormal:
+    """each: the experiments' normal equations; places: of each one's shared parameters, where they
+    are among all; restraints [s] and pull [s]: information and gradient of what is known besides
+    the pixels; held: of directions [s] along which there is no step; loss, chi_sqr and n of all."""
+
+    each: tuple[Normal, ...]
+    places: tuple[Tensor, ...]
+    restraints: Tensor
+    pull: Tensor
+    held: tuple[Tensor, ...]
+    loss: float
+    chi_sqr: float
+    n: int
+
+    @property
+    def gradient(self) -> Tensor:
+        """[s], minus half the loss's."""
+        total = self.pull.clone()
+        for one, place in zip(self.each, self.places):
+            total.index_add_(0, place, one.gradient)
+        return self._along(total)
+
+    @property
+    def box_gradient(self) -> Tensor:
+        """[boxes, terms] of all experiments."""
+        return torch.cat([one.box_gradient for one in self.each])
+
+    def damped(self, damping: float) -> JointNormal:
+        """Levenberg and Marquardt's: with larger diagonals."""
+        each = tuple(one.damped(damping) for one in self.each)
+        return replace(self, each=each, restraints=(1 + damping) * self.restraints)
+
+    def reduced(self) -> tuple[Tensor, Tensor]:
+        """Information [s, s] and gradient [s] where backgrounds follow."""
+        information, gradient = torch.diag(self.restraints), self.pull.clone()
+        for direction in self.held:
+            information += HELD * direction[:, None] * direction
+        for one, place in zip(self.each, self.places):
+            own, slope = one.reduced()
+            information.index_put_((place[:, None], place), own, accumulate=True)
+            gradient.index_add_(0, place, slope)
+        return information, self._along(gradient)
+
+    def _along(self, gradient: Tensor) -> Tensor:
+        """A gradient [s] without what leads along what is held."""
+        for direction in self.held:
+            gradient = gradient - direction * (direction @ gradient) / (direction @ direction)
+        return gradient
+
+    def backgrounds(self, step: Tensor) -> Tensor:
+        """The step of all backgrounds [boxes, terms] that goes with one [s] of the others."""
+        pairs = zip(self.each, self.places)
+        return torch.cat([one.backgrounds(step[place]) for one, place in pairs])
+
+
+@dataclass(frozen=True)
+class Joint:
+    """targets: of the experiments, without priors; numbers_of: what they are called; free: names of
+    parameters of `model` that are; image_scales: as of a target; held: groups of names, and of what
+    image_scales has, whose mean stays as it is, where `amplitudes` (names) are free, which would
+    take it up."""
+
+    model: JointModel
+    targets: tuple[Target, ...]
+    numbers_of: tuple[int, ...]
+    free: tuple[str, ...] = ()
+    image_scales: bool = False
+    held: tuple[tuple[str, ...], ...] = ()
+    amplitudes: frozenset[str] = frozenset()
+
+    @cached_property
+    def own(self) -> tuple[Target, ...]:
+        """The targets, each with those of its parameters free that are."""
+        names, free = self.model.parameters.names, set(self.free)
+        found = []
+        for target, place in zip(self.targets, self.model.places):
+            pairs = zip(target.model.parameters.names, place.tolist())
+            mine = tuple(name for name, at in pairs if names[at] in free)
+            found.append(replace(target, free=mine, image_scales=self.image_scales))
+        return tuple(found)
+
+    @property
+    def terms(self) -> int:
+        """Of a background."""
+        return self.targets[0].terms
+
+    @property
+    def data(self) -> Data:
+        """All pictures; the boxes of each experiment count from 0."""
+        pictures = tuple(one for target in self.targets for one in target.data.pictures)
+        return Data(pictures, sum(target.data.boxes for target in self.targets))
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """Places of the free parameters among all."""
+        at = {name: place for place, name in enumerate(self.model.parameters.names)}
+        unknown = [name for name in self.free if name not in at]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: the parameters are {', '.join(at)}")
+        return torch.tensor([at[name] for name in self.free], dtype=torch.int64)
+
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Of free parameters, then scales of images, experiment by experiment."""
+        if not self.image_scales:
+            return self.free
+        several = len(self.targets) > 1
+        scales = [
+            f"scale_{one.number}.{number}" if several else f"scale_{one.number}"
+            for number, target in zip(self.numbers_of, self.targets)
+            for one in target.data.pictures
+        ]
+        return (*self.free, *scales)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, ...]:
+        """Of each target's shared parameters, where they are among all that are shared."""
+        at = {number: place for place, number in enumerate(self.numbers.tolist())}
+        found, first = [], len(self.free)
+        for target, place in zip(self.own, self.model.places):
+            mine = [at[number] for number in place[target.numbers].tolist()]
+            count = len(target.data.pictures) if self.image_scales else 0
+            found.append(torch.tensor([*mine, *range(first, first + count)], dtype=torch.int64))
+            first += count
+        return tuple(found)
+
+    def start(self) -> State:
+        """The models' own values; backgrounds flat."""
+        states = [target.start() for target in self.targets]
+        scales, backgrounds = (
+            torch.cat([getattr(one, name) for one in states])
+            for name in ("log_scale", "background")
+        )
+        return State(self.model.parameters.start.clone(), scales, backgrounds)
+
+    def states(self, state: State) -> list[State]:
+        """Of each experiment."""
+        pictures = [len(target.data.pictures) for target in self.targets]
+        boxes = [target.data.boxes for target in self.targets]
+        parts = zip(
+            self.model.places, state.log_scale.split(pictures), state.background.split(boxes)
+        )
+        return [State(state.inner[place], scales, own) for place, scales, own in parts]
+
+    def expected(self, state: State) -> list[Expected]:
+        """Of each picture, without derivatives."""
+        pairs = zip(self.own, self.states(state))
+        return [one for target, own in pairs for one in target.expected(own)]
+
+    def normal(self, state: State) -> JointNormal:
+        """The normal equations at a state, restraints included."""
+        each = tuple(target.normal(own) for target, own in zip(self.own, self.states(state)))
+        loss, pull, curvature = self.prior(state)
+        loss += sum(one.loss for one in each)
+        chi_sqr, n = (sum(getattr(one, name) for one in each) for name in ("chi_sqr", "n"))
+        of = each, self.places, curvature, pull, tuple(self.directions())
+        return JointNormal(*of, loss, chi_sqr, n)
+
+    def prior(self, state: State) -> tuple[float, Tensor, Tensor]:
+        """Loss, minus half its gradient [s] and half its curvature [s] of the restraints."""
+        loss, slope, curvature = self.model.parameters.prior(state.inner)
+        free, size = len(self.free), len(self.shared_names)
+        pull, held = state.inner.new_zeros(size), state.inner.new_zeros(size)
+        pull[:free], held[:free] = -slope[self.numbers], curvature[self.numbers]
+        return float(loss), pull, held
+
+    def directions(self) -> list[Tensor]:
+        """[s] each: along which no step is taken."""
+        if not self.amplitudes & set(self.free):
+            return []
+        found, names = [], self.shared_names
+        groups = [*self.held, names[len(self.free) :]]
+        for group in groups:
+            mine = torch.tensor([name in group for name in names], dtype=torch.float64)
+            if mine.any():
+                found.append(mine / mine.sum())
+        return found
+
+    def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
+        """The state after a step [s] of the shared parameters and one of the backgrounds, within
+        the bounds."""
+        free = len(self.free)
+        inner = state.inner.index_add(0, self.numbers, step[:free])
+        scales = state.log_scale + step[free:] if self.image_scales else state.log_scale
+        boxes = [target.data.boxes for target in self.targets]
+        parts = zip(self.targets, state.background.split(boxes), backgrounds.split(boxes))
+        backgrounds = torch.cat([target.lit_still(old, new) for target, old, new in parts])
+        return State(self.model.parameters.clamped(inner), scales, state.background + backgrounds)
+
+    def degrees_of_freedom(self) -> int:
+        """Pixels less all that is refined."""
+        boxes = sum(target.data.boxes for target in self.targets)
+        return self.n - len(self.shared_names) - self.terms * boxes
+
+    @property
+    def n(self) -> int:
+        """Pixels."""
+        return sum(target.data.n for target in self.targets)
+
+    def picture_names(self) -> list[tuple[int, Picture]]:
+        """The number of its experiment, and each picture."""
+        pairs = zip(self.numbers_of, self.targets)
+        return [(number, one) for number, target in pairs for one in target.data.pictures]

@@ -1,0 +1,42 @@
+"""A refinement as one HTML file that needs no other and no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanobragg_plugin.compare import html
+from nanobragg_plugin.compare.sections import Section, Table
+from nanobragg_plugin.refine import report
+
+CAPTIONS = "Loss a pixel", "Shoeboxes: counts, expected photons, residuals"
+
+
+def page(content: dict[str, Any], pictures: list[bytes]) -> str:
+    """Of all figures (`report.figures`), and the pictures of the way there and of shoeboxes."""
+    end = "It converged." if content["converged"] else f"Not converged: {content['reason']}."
+    images = content["images"]
+    about = [
+        f"{content['pixels']} pixels of {images} image{'s' if images > 1 else ''}; chi² per degree "
+        f"of freedom {content['chi_sqr_per_degree_of_freedom']:.4f}. {end}"
+    ]
+    sections = [_parameters(content)]
+    for caption, picture in zip(CAPTIONS, pictures):
+        sections.append(Section(caption.partition(":")[0], (), (), {caption: picture}))
+    return html.page("nanobragg.refine", about, sections)
+
+
+def _parameters(content: dict[str, Any]) -> Section:
+    header = "parameter", "unit", "start", "value", "sigma"
+    rows = tuple(map(tuple, report.rows_of(content)))
+    tables = [Table("Parameters", header, rows)]
+    pairs = tuple(
+        (*one["names"], f"{one['correlation']:.4f}") for one in content["correlations"][:20]
+    )
+    if pairs:
+        tables.append(Table("Largest correlations", ("of", "and", "correlation"), pairs))
+    notes = tuple(
+        "Not determined by the data: "
+        + " ".join(f"{share:+.2f} {name}" for name, share in one["combination"].items())
+        for one in content["undetermined"]
+    )
+    return Section("Parameters", notes, tuple(tables), {})
