@@ -36,8 +36,9 @@ DATA = (
 #: What is known of the crystal: half as much again of its domains' size, twice its spread.
 START = "crystal.Ncells_abc=7.5,7.5,15", "crystal.mosaic.spread_deg=0.4"
 KNOWN = "unit_cell=79.1,79.1,38.4,90,90,90", "space_group=P43212"
-#: In five degrees a turn of the detector and of the crystal about the beam is not determined.
-FIXED = "detector.fix=orientation"
+#: In five degrees a turn of the detector and of the crystal about the beam is not determined, nor one
+#: of beam, crystal and detector about the vertical: the direction of the beam is known.
+FIXED = "detector.fix=orientation", "beam.fix=all"
 #: What dials.refine refines, and what it does not know of.
 REFINED = "refine.parameters=orientation+cell+detector_shift+distance+domains+mosaic+scale"
 
@@ -51,8 +52,8 @@ def main(folder: str = "refine_dials", *extra: str) -> dict[str, dict[str, float
         command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", *DATA)
     command("dials.import", "data.nxs", "output.experiments=imported.expt")
     command("dials.find_spots", "imported.expt", "nproc=1")
-    command("dials.index", "imported.expt", "strong.refl", *KNOWN, FIXED)
-    command("dials.refine", "indexed.expt", "indexed.refl", "scan_varying=False", FIXED)
+    command("dials.index", "imported.expt", "strong.refl", *KNOWN, *FIXED)
+    command("dials.refine", "indexed.expt", "indexed.refl", "scan_varying=False", *FIXED)
     output = "output.prefix=pixels", "output.overwrite=True"
     files = "indexed.expt", "indexed.refl", "F.mtz"
     command("nanobragg.refine", *files, *START, REFINED, *output, *extra)
