@@ -36,8 +36,8 @@ DATA = (
 #: What is known of the crystal: half as much again of its domains' size, twice its spread.
 START = "crystal.Ncells_abc=7.5,7.5,15", "crystal.mosaic.spread_deg=0.4"
 KNOWN = "unit_cell=79.1,79.1,38.4,90,90,90", "space_group=P43212"
-#: In five degrees a turn of the detector and of the crystal about the beam is not determined, nor one
-#: of beam, crystal and detector about the vertical: the direction of the beam is known.
+#: In five degrees a turn of detector and crystal about the beam is not determined, nor one of both
+#: and the beam about the vertical: the beam's direction is known.
 FIXED = "detector.fix=orientation", "beam.fix=all"
 #: What dials.refine refines, and what it does not know of.
 REFINED = "refine.parameters=orientation+cell+detector_shift+distance+domains+mosaic+scale"
