@@ -50,10 +50,10 @@ def folder(tmp_cwd: Path) -> Path:
         ("-hkl empty", "empty is empty: no structure factors"),
         ("-hkl binary", "binary is binary"),
         ("-hkl text", "text is no file of reflections"),
-        ("-sourcefile nosuch", "the list of sources nosuch cannot be read"),
+        ("-sourcefile nosuch", "nosuch, a list of sources, cannot be read"),
         ("-sourcefile empty", "empty lists no sources"),
         ("-sourcefile binary", "binary is not a list of sources"),
-        ("-sourcefile folder", "folder cannot be read"),
+        ("-sourcefile folder", "folder, a list of sources, cannot be read"),
         *[
             (f"{flag} {name}", message)
             for flag in ("-img", "-mask")
