@@ -4,7 +4,8 @@ python examples/refine_accuracy.py [FOLDER [IMAGES]]
 
 Images of half a degree, on whose strongest spots there are some 1e4 photons, are simulated and
 refined from an orientation 0.15 degrees, a cell 0.1 %, a distance 0.2 mm, shifts of 0.1 mm, domains
-half as large again and twice the spread off. Twelve images take ten minutes on two cores. The exit status is 1 if a figure misses what is asked of it.
+half as large again and twice the spread off. Twelve images take ten minutes on two cores. The exit
+status is 1 if a figure misses what is asked of it.
 """
 
 from __future__ import annotations
