@@ -319,6 +319,21 @@ def test_a_group_that_is_a_link_is_not_ours(nxs: Path, tmp_path: Path) -> None:
         assert FormatNXmxNanoBragg.understand(str(path)) is False
 
 
+@pytest.mark.parametrize("which", [slice(0, 2), slice(None, None, 2)])
+def test_parts_of_other_images_than_they_seem(which: slice, nxs: Path) -> None:
+    """An image whose rows come one from here, one from there: what was looked at would not be what
+    is read."""
+    with h5py.File(nxs, "a") as handle:
+        shape = handle[DATA].shape
+        with h5py.File(nxs.with_name("part.h5"), "w") as part:
+            part["data"] = np.ones(shape, "i4")
+        del handle[DATA]
+        layout = h5py.VirtualLayout(shape, "i4")
+        layout[:, which] = h5py.VirtualSource("part.h5", "data", shape)[:, which]
+        handle.create_virtual_dataset(DATA, layout)
+    assert "is not of whole images" in refused(nxs)
+
+
 def test_parts_beside_the_master_are_read(nxs: Path) -> None:
     """A virtual data set of two files in its folder reads as the images that are in them."""
     pixels = FormatNXmxNanoBragg(str(nxs)).get_raw_data(1)
