@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dials.algorithms.spot_prediction import ScanStaticReflectionPredictor
 from dials.array_family import flex
 from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList, Goniometer, Scan
 from scipy.spatial.transform import Rotation
+from simulate_helpers import run_command
 
 from nanobragg_plugin.command_line import compare as command
 from nanobragg_plugin.format.nxmx_writer import NXmxWriter
@@ -156,16 +156,7 @@ def write_images(path: str, experiment: Experiment, images: list, dtype: str = "
 
 def compare(*args: object, json_name: str = "out.json") -> dict:
     """The command, in this process and the working directory; what its JSON says."""
-    loggers = [logging.getLogger(name) for name in ("dials", "dxtbx", "py.warnings")]
-    before = {logger: list(logger.handlers) for logger in loggers}
-    try:
-        command.run([*map(str, args), "--json", json_name])
-    finally:
-        for logger, handlers in before.items():
-            for handler in set(logger.handlers) - set(handlers):
-                logger.removeHandler(handler)
-                handler.close()
-        logging.captureWarnings(False)
+    run_command(command.run, *args, "--json", json_name)
     return json.loads(Path(json_name).read_text(), parse_constant=_refuse)
 
 

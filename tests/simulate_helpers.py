@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,18 +147,23 @@ def edit_expt(path: str | Path, *steps: Any) -> str:
     return str(path)
 
 
-def simulate(*args: object) -> None:
-    """The command, in this process and the working directory; its log handlers are removed."""
+def run_command(run: Callable[[list[str]], None], *args: object) -> None:
+    """A command, in this process and the working directory; its log handlers are removed."""
     loggers = [logging.getLogger(name) for name in ("dials", "dxtbx", "py.warnings")]
     before = {logger: list(logger.handlers) for logger in loggers}
     try:
-        command.run([str(arg) for arg in args])
+        run([str(arg) for arg in args])
     finally:
         for logger, handlers in before.items():
             for handler in set(logger.handlers) - set(handlers):
                 logger.removeHandler(handler)
                 handler.close()
         logging.captureWarnings(False)
+
+
+def simulate(*args: object) -> None:
+    """nanobragg.simulate, as `run_command`."""
+    run_command(command.run, *args)
 
 
 def refused(*args: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -20,7 +19,7 @@ from dxtbx.model import Crystal, ExperimentList  # noqa: E402
 from dxtbx.model.experiment_list import ExperimentListFactory  # noqa: E402
 from libtbx.utils import Sorry  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
-from simulate_helpers import load, simulate  # noqa: E402
+from simulate_helpers import load, run_command, simulate  # noqa: E402
 
 from nanobragg_plugin.adapters import refined, shoeboxes  # noqa: E402
 from nanobragg_plugin.command_line import refine as command  # noqa: E402
@@ -67,17 +66,8 @@ START = (
 
 
 def refine(*args: object) -> None:
-    """The command, in this process; its log handlers are removed."""
-    loggers = [logging.getLogger(name) for name in ("dials", "dxtbx", "py.warnings")]
-    before = {logger: list(logger.handlers) for logger in loggers}
-    try:
-        command.run([str(arg) for arg in args])
-    finally:
-        for logger, handlers in before.items():
-            for handler in set(logger.handlers) - set(handlers):
-                logger.removeHandler(handler)
-                handler.close()
-        logging.captureWarnings(False)
+    """The command, in this process."""
+    run_command(command.run, *args)
 
 
 def _made(folder: Path, args: tuple[str, ...]) -> Path:

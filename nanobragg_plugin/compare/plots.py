@@ -13,7 +13,8 @@ from nanobragg_plugin.compare.shells import rms
 COLOURS = ("tab:blue", "tab:orange", "tab:red", "tab:green")
 
 
-def _figure(width: float = 7.0, height: float = 3.6) -> Any:
+def figure_of(width: float = 7.0, height: float = 3.6) -> Any:
+    """An empty figure, inches, which no display is asked for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -22,7 +23,8 @@ def _figure(width: float = 7.0, height: float = 3.6) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure as PNG."""
     stream = io.BytesIO()
     # without the date and version that matplotlib adds, the same figures make the same bytes
     figure.savefig(stream, format="png", metadata={"Software": None})
@@ -33,7 +35,7 @@ def residual_map(maps: list[np.ndarray]) -> bytes:
     """Residuals of an image, an array a panel, of several the panels row by row."""
     columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)
-    figure = _figure(7.0, max(2.5, 6.2 * rows / columns))
+    figure = figure_of(7.0, max(2.5, 6.2 * rows / columns))
     finite = np.concatenate([m[np.isfinite(m)] for m in maps])
     limit = float(np.percentile(np.abs(finite), 99.5)) if len(finite) else 1.0
     for number, one in enumerate(maps):
@@ -47,12 +49,12 @@ def residual_map(maps: list[np.ndarray]) -> bytes:
         if len(maps) > 1:
             axes.set_title(f"panel {number}", fontsize=7, pad=2)
     figure.colorbar(drawn, ax=figure.axes, shrink=0.8, label="other - true, sigma")
-    return _png(figure)
+    return png(figure)
 
 
 def histogram(edges: np.ndarray, counts: dict[str, np.ndarray], label: str) -> bytes:
     """Distributions, name -> counts [bins], each beside the unit normal one, logarithmic."""
-    figure = _figure()
+    figure = figure_of()
     axes = figure.add_subplot()
     middle, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
     for colour, (name, found) in zip(COLOURS, counts.items()):
@@ -65,14 +67,14 @@ def histogram(edges: np.ndarray, counts: dict[str, np.ndarray], label: str) -> b
     axes.set_xlabel(label)
     axes.set_ylabel("number")
     axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def by_shell(
     shells: list[dict], series: dict[str, list[float]], label: str, stacked: bool = False
 ) -> bytes:
     """Figures by resolution; series: name -> a value a shell."""
-    figure = _figure()
+    figure = figure_of()
     axes = figure.add_subplot()
     at = np.arange(len(shells))
     low = np.zeros(len(shells))
@@ -91,12 +93,12 @@ def by_shell(
     axes.set_axisbelow(True)
     axes.grid(axis="y", lw=0.3)
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def by_image(images: list[int], series: dict[str, list[float]], label: str) -> bytes:
     """Figures by image number."""
-    figure = _figure()
+    figure = figure_of()
     axes = figure.add_subplot()
     for colour, (name, values) in zip(COLOURS, series.items()):
         axes.plot(images, values, ".-", color=colour, label=name)
@@ -105,12 +107,12 @@ def by_image(images: list[int], series: dict[str, list[float]], label: str) -> b
     axes.set_ylabel(label)
     axes.grid(lw=0.3)
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def scatter(true: np.ndarray, found: np.ndarray, labels: tuple[str, str]) -> bytes:
     """Found against true intensities on logarithmic axes, symmetric about 0."""
-    figure = _figure(5.0, 4.6)
+    figure = figure_of(5.0, 4.6)
     axes = figure.add_subplot()
     step = -(-len(true) // 20000)
     scale = max(rms(true), 1e-300)
@@ -121,4 +123,4 @@ def scatter(true: np.ndarray, found: np.ndarray, labels: tuple[str, str]) -> byt
         getattr(axes, f"set_{axis}scale")("symlog", linthresh=scale / 100)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
-    return _png(figure)
+    return png(figure)

@@ -19,6 +19,7 @@ from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import dxtbx_versions
 from nanobragg_plugin.constants import EV_ANGSTROM
+from nanobragg_plugin.format.frame_numbers import frames_of_file
 from nanobragg_plugin.format.nxmx_guard import Frames, check_file
 from nanobragg_plugin.format.nxmx_images import ImageModels, read_crystals
 from nanobragg_plugin.format.nxmx_models import EXPECTED, MAPS, find_group, read_group
@@ -134,20 +135,10 @@ class FormatNXmxNanoBragg(FormatNXmx):
         scan, frames = kwargs.get("scan"), kwargs.get("single_file_indices")
         if scan is not None and frames is not None and kwargs.get("check_format", True):
             name = filenames if isinstance(filenames, str) else filenames[0]
-            kwargs["single_file_indices"] = _frames_of_file(name, list(frames))
+            with h5py.File(name, "r", swmr=True) as handle:
+                own = read_group(handle, name)[0].scan
+            kwargs["single_file_indices"] = frames_of_file(own, list(frames))
         return super().get_imageset(filenames, *args, **kwargs)
-
-
-def _frames_of_file(path, frames: list[int]) -> list[int]:
-    """Frames counted from image 1 as frames counted from the first image of the file."""
-    with h5py.File(path, "r", swmr=True) as handle:
-        scan = read_group(handle, path)[0].scan
-    if scan is None:
-        return frames
-    first, end = scan.get_array_range()
-    if first <= min(frames) and max(frames) < end:
-        return [frame - first for frame in frames]
-    return frames
 
 
 def _number_of_images(handle: h5py.File, models, path) -> int:

@@ -15,6 +15,7 @@ from dxtbx.model import Spectrum
 from scitbx.array_family import flex
 
 from nanobragg_plugin.constants import EV_ANGSTROM
+from nanobragg_plugin.format.frame_numbers import frames_of_file
 from nanobragg_plugin.format.live_text import is_live
 
 
@@ -105,18 +106,8 @@ class FormatNanoBraggLive(FormatMultiImage, Format):
         if scan is not None and frames is not None and kwargs.get("check_format", True):
             name = filenames if isinstance(filenames, str) else filenames[0]
             own = cls.get_instance(name, **(kwargs.get("format_kwargs") or {})).get_scan()
-            kwargs["single_file_indices"] = _frames_of_file(own, list(frames))
+            kwargs["single_file_indices"] = frames_of_file(own, list(frames))
         return super().get_imageset(filenames, *args, **kwargs)
-
-
-def _frames_of_file(scan, frames: list[int]) -> list[int]:
-    """Frames counted from image 1 as frames counted from the first image of the file."""
-    if scan is None:
-        return frames
-    first, end = scan.get_array_range()
-    if first <= min(frames) and max(frames) < end:
-        return [frame - first for frame in frames]
-    return frames
 
 
 if __name__ == "__main__":

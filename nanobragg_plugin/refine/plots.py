@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    # without the date and version that matplotlib adds, the same figures make the same bytes
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+from nanobragg_plugin.compare.plots import figure_of, png
 
 
 def convergence(stages: Sequence[tuple[str, Sequence[float]]], pixels: int) -> bytes:
     """Loss a pixel after each step that was taken, of each stage."""
-    figure = _figure(7.0, 3.6)
+    figure = figure_of(7.0, 3.6)
     axes = figure.add_subplot()
     first = 0
     for name, losses in stages:
@@ -39,7 +23,7 @@ def convergence(stages: Sequence[tuple[str, Sequence[float]]], pixels: int) -> b
     axes.set_ylabel("loss / pixels")
     axes.grid(alpha=0.3, zorder=0)
     axes.legend(fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def shoeboxes(crops: Sequence[tuple[str, np.ndarray]]) -> bytes:
@@ -47,7 +31,7 @@ def shoeboxes(crops: Sequence[tuple[str, np.ndarray]]) -> bytes:
     shoebox: title, [2, slow, fast]."""
     columns = 2 if len(crops) > 4 else 1
     rows = -(-len(crops) // columns)
-    figure = _figure(5.2 * columns, 1.5 * rows + 0.3)
+    figure = figure_of(5.2 * columns, 1.5 * rows + 0.3)
     axes = figure.subplots(rows, 3 * columns, squeeze=False)
     for one in axes.flat:
         one.set_xticks([])
@@ -69,4 +53,4 @@ def shoeboxes(crops: Sequence[tuple[str, np.ndarray]]) -> bytes:
             one.set_title(words, fontsize=7, pad=2)
     if crops:
         figure.colorbar(drawn, ax=axes[:, -1], shrink=0.5, label="sigma", aspect=30)
-    return _png(figure)
+    return png(figure)
