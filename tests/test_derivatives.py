@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from nanobragg_plugin import mosaic, simulate, structure_factors
 from nanobragg_plugin.jacobian import jacobian
-from nanobragg_plugin.kernels import blocks, compiled, derivatives
+from nanobragg_plugin.kernels import batches, blocks, compiled, derivatives
 from nanobragg_plugin.kernels.dense import Kernel
 from nanobragg_plugin.rotation import from_vector
 
@@ -266,8 +266,8 @@ def test_threads_change_nothing(compile, size, kernel, ready, threads, monkeypat
     options = {"compile": compile, "kernel": kernel, "tolerance": 1.0}
     if size == (31, 23):
         options["batch_steps"] = 3000
-        monkeypatch.setattr(simulate, "BATCH_PIXELS", 100)
-        monkeypatch.setattr(simulate, "SPARSE_PIXELS", 100)
+        monkeypatch.setattr(batches, "BATCH_PIXELS", 100)
+        monkeypatch.setattr(batches, "SPARSE_PIXELS", 100)
     else:
         options["batch_steps"] = 1 << 30
     torch.set_num_threads(1)
@@ -290,7 +290,7 @@ def test_batches_change_nothing(kernel, mode, monkeypatch):
     model = on_peaks(30, "gauss", kernel=kernel, tolerance=1.0, phi_carryover_mode=mode)
     _, expected = gradients(model)
     for pixels in (100, 17):
-        monkeypatch.setattr(simulate, "SPARSE_PIXELS", pixels)
+        monkeypatch.setattr(batches, "SPARSE_PIXELS", pixels)
         _, found = gradients(model, batch_steps=6 * pixels)
         parts = difference(found, expected)
         assert max(parts.values()) <= 1e-12, parts
@@ -303,7 +303,7 @@ def test_batches_of_compiled_code(pixels, ready, monkeypatch):
     size = (31, 23) if pixels > 1 else (5, 4)
     model = on_peaks(30, "gauss", size=size, precision="mixed", compile="always", kernel="dense")
     photons, expected = gradients(model)
-    monkeypatch.setattr(simulate, "BATCH_PIXELS", pixels)
+    monkeypatch.setattr(batches, "BATCH_PIXELS", pixels)
     again, found = gradients(model)
     assert torch.equal(again, photons)
     parts = difference(found, expected)
@@ -341,7 +341,7 @@ def test_sums_are_made_once(kernel, mode, values_made, monkeypatch):
     weights = uniform(len(photons), seed=9)
     found = torch.autograd.grad(photons @ weights, list(values.values()))
     assert values_made == once
-    monkeypatch.setattr(simulate, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(batches, "REMEMBERED_BYTES", 0)
     _, again = gradients(model, **own)
     assert sorted(values_made[len(once) :]) == sorted(2 * once)
     assert same(again, dict(zip(values, found)))
@@ -350,7 +350,7 @@ def test_sums_are_made_once(kernel, mode, values_made, monkeypatch):
 @pytest.mark.parametrize("room", (0, 1 << 20))
 def test_backward_twice(room, values_made, monkeypatch):
     """Of one forward pass; and of a part of it."""
-    monkeypatch.setattr(simulate, "REMEMBERED_BYTES", room)
+    monkeypatch.setattr(batches, "REMEMBERED_BYTES", room)
     model = on_peaks(30, "square", batch_steps=3000)
     values = {name: value.requires_grad_() for name, value in leaves(model).items()}
     names = [name for name in values if name != "fudge"]
@@ -376,7 +376,7 @@ def sum_of(model: Model, count: int | None = None, terms: int | None = None):
     """`derivatives.lattice_sum` of the first panel's pixels as a function of s1_unit, maps, weight,
     squares, ncells and fudge; and these."""
     kernel = Kernel(*model)
-    pixels = simulate.simulated_pixels(model[0].panels[0])
+    pixels = batches.simulated_pixels(model[0].panels[0])
     pixels = pixels[len(pixels) // 2 :][:count]
     ((sample, omega, _), *_) = kernel._samples(0, pixels)
     s1_unit, incidence = sample.s1_unit.T.contiguous(), kernel.incidences()[0]
