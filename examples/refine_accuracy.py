@@ -26,14 +26,14 @@ from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 from scipy.spatial.transform import Rotation
 
-NCELLS, SPREAD = (6, 6, 12), 0.1
+NCELLS, SPREAD = (12, 12, 24), 0.1
 DATA = (
     *(
         "geometry.detector.panel.pixel_size=0.344,0.344",
         "geometry.detector.panel.image_size=491,521",
     ),
     *("crystal.mosaic.domains=100", "crystal.mosaic.seed=17", "crystal.size_mm=None"),
-    *("crystal.spot_scale=1e8", "beam.flux=None", "beam.fluence=6e18", "sampling.oversample=2"),
+    *("crystal.spot_scale=1e8", "beam.flux=None", "beam.fluence=7.5e17", "sampling.oversample=2"),
     *("sampling.subpixels=moments", "sampling.phisteps=10", "background.level=1"),
     *("output.truth=True", "output.overwrite=True", "output.prefix=data"),
     "crystal.Ncells_abc=" + ",".join(map(str, NCELLS)),
