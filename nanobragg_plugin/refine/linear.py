@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nanobragg_plugin.models import tensors_of
+from nanobragg_plugin.models import Experiment, Exposure, tensors_of
+from nanobragg_plugin.orientation import points_of
 
 
 @dataclass(frozen=True)
 class Linear:
-    """models at `point` [p]; changes: of each of their tensors by which parameters it changes, and
-    by how much with each."""
+    """models, an experiment first, at `point` [p]; changes: of each of their tensors by which
+    parameters it changes, and by how much with each."""
 
     models: Any
     point: Tensor
@@ -37,6 +39,48 @@ class Linear:
         along = [0.0] * len(step) if tangent is None else tangent.tolist()
         pairs = zip(tensors_of(*self.models), self.changes)
         return with_tensors(self.models, iter([_moved(*pair, step, along) for pair in pairs]))
+
+    @cached_property
+    def _touched(self) -> tuple[Tensor, list[Tensor]]:
+        """Which parameters [p] change what all images see, and of each tensor of scan points
+        which [points, p] change what is seen at a point."""
+        always, at_points = torch.zeros(len(self.point), dtype=torch.bool), []
+        pointed = {id(one) for one in _pointed(self.models[0])}
+        for tensor, changes in zip(tensors_of(*self.models), self.changes):
+            if id(tensor) not in pointed or len(tensor) == 1:
+                always[[number for number, _ in changes]] = True
+                continue
+            seen = torch.zeros(len(tensor), len(self.point), dtype=torch.bool)
+            for number, change in changes:
+                seen[:, number] = change.flatten(1).any(1)
+            at_points.append(seen)
+        return always, at_points
+
+    def seen_in(self, exposure: Exposure) -> Tensor:
+        """Numbers [k] of the parameters that change what an image sees: those which move scan
+        points of other images alone do not."""
+        seen, at_points = self._touched
+        for one in at_points:
+            first, last = points_of(exposure, len(one))
+            seen = seen | one[first : last + 1].any(0)
+        return seen.nonzero()[:, 0]
+
+    def of(self, which: Tensor) -> Linear:
+        """The same models as a function of some of the parameters, of these numbers [k]."""
+        if len(which) == len(self.point):
+            return self
+        at = {number: place for place, number in enumerate(which.tolist())}
+        changes = tuple(
+            tuple((at[number], change) for number, change in one if number in at)
+            for one in self.changes
+        )
+        return Linear(self.models, self.point[which], changes)
+
+
+def _pointed(experiment: Experiment) -> tuple[Tensor, ...]:
+    """What an experiment has at scan points."""
+    beam = experiment.beam
+    return experiment.crystal.A, experiment.goniometer.setting, beam.direction, beam.wavelength
 
 
 def _moved(
@@ -68,6 +112,8 @@ def linear(make: Callable[[Tensor], Any], point: Tensor) -> Linear:
 
 
 def _nonzero(slopes: Tensor) -> Iterator[tuple[int, Tensor]]:
+    if slopes.stride(-1) == 0 and not bool(slopes[..., 0].any()):
+        return  # one zero for all parameters, of a tensor that depends on none
     for number in range(slopes.shape[-1]):
         change = slopes[..., number]
         if bool(change.any()):

@@ -90,12 +90,14 @@ class Normal:
 
 @dataclass(frozen=True)
 class Expected:
-    """Photons expected of a picture's pixels [n]: the crystal's, with their derivatives [s, n] by
-    the shared parameters, and the background's."""
+    """Photons expected of a picture's pixels [n]: the crystal's, with their derivatives [k, n] by
+    those shared parameters on which they depend, and the background's; which [k]: the numbers of
+    these parameters."""
 
     bragg: Tensor
     columns: Tensor
     background: Tensor
+    which: Tensor
 
 
 @dataclass(frozen=True)
@@ -146,32 +148,42 @@ class Target:
     def expected(self, state: State) -> list[Expected]:
         """Of each picture, without derivatives."""
         near = linear(self._models(state.inner), state.inner.new_zeros(0))
-        return [self._expected(state, number, near) for number in range(len(self.data.pictures))]
+        pictures = enumerate(self.data.pictures)
+        return [
+            self._expected(state, number, self._at(near, picture)) for number, picture in pictures
+        ]
 
-    def _expected(self, state: State, number: int, near: Linear) -> Expected:
+    def _expected(
+        self, state: State, number: int, found: tuple[Tensor, Tensor, Tensor]
+    ) -> Expected:
+        """Of a picture's photons on the common scale, their columns, and of which parameters."""
         picture = self.data.pictures[number]
+        photons, slope, which = found
+        scale = state.log_scale[number].exp()
+        bragg, slope = scale * photons, scale * slope
+        if self.image_scales:
+            slope = torch.cat([slope, bragg[None]])
+            which = torch.cat([which, torch.tensor([len(self.free) + number])])
+        background = (self.design(picture) * state.background[picture.box]).sum(1)
+        return Expected(bragg, slope, background, which)
+
+    def _at(self, near: Linear, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a picture photons [n], columns [k, n] by free parameters, and which [k] these are."""
+        which = near.seen_in(picture.exposure)
+        own = near.of(which)
 
         def make(free: Tensor) -> Models:
-            return lit(near(free), picture)
+            return lit(own(free), picture)
 
-        if len(near.point):
-            of = make, near.point, picture.exposure, self.options
+        if len(which):
+            of = make, own.point, picture.exposure, self.options
             images, slopes = jacobian(*of, flat=True, choices=self.choices)
-            found, slope = torch.cat(images).double(), torch.cat(slopes, 1).double()
-        else:
-            experiment, factors = make(near.point)
-            images = self._simulated(experiment, factors, picture)
-            picked = [image[mask] for image, mask in zip(images, picture.masks)]
-            found = torch.cat(picked).double()
-            slope = found.new_zeros(0, len(found))
-        scale = state.log_scale[number].exp()
-        bragg, slope = scale * found, scale * slope
-        if self.image_scales:
-            own = bragg.new_zeros(len(self.data.pictures), len(bragg))
-            own[number] = bragg
-            slope = torch.cat([slope, own])
-        background = (self.design(picture) * state.background[picture.box]).sum(1)
-        return Expected(bragg, slope, background)
+            return torch.cat(images).double(), torch.cat(slopes, 1).double(), which
+        experiment, factors = make(own.point)
+        images = self._simulated(experiment, factors, picture)
+        picked = [image[mask] for image, mask in zip(images, picture.masks)]
+        found = torch.cat(picked).double()
+        return found, found.new_zeros(0, len(found)), which
 
     @torch.no_grad()
     def _simulated(self, experiment: Experiment, factors: Any, picture: Picture) -> list[Tensor]:
@@ -196,6 +208,10 @@ class Target:
 
         return make
 
+    def _near(self, state: State) -> Linear:
+        """The models, by all free parameters."""
+        return linear(self._models(state.inner), state.inner[self.numbers])
+
     def normal(self, state: State) -> Normal:
         """The normal equations at a state, restraints included."""
         shared, boxes, terms = len(self.shared_names), self.data.boxes, self.terms
@@ -204,17 +220,21 @@ class Target:
         of_boxes, box_gradient = zeros(boxes, terms, terms), zeros(boxes, terms)
         mixed = zeros(boxes, terms, shared)
         loss = chi_sqr = 0.0
-        near = linear(self._models(state.inner), state.inner[self.numbers])
+        near = self._near(state)
         for number, picture in enumerate(self.data.pictures):
-            found = self._expected(state, number, near)
+            found = self._expected(state, number, self._at(near, picture))
             of = self.noise.terms(picture.counts, found.bragg + found.background)
             design, weighted = self.design(picture), of.information * found.columns
-            information += weighted @ found.columns.T
-            gradient += found.columns @ of.score
+            rows = found.which
+            information[rows[:, None], rows] += weighted @ found.columns.T
+            gradient[rows] += found.columns @ of.score
             squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
             of_boxes.index_add_(0, picture.box, squares)
             box_gradient.index_add_(0, picture.box, of.score[:, None] * design)
-            mixed.index_add_(0, picture.box, design[:, :, None] * weighted.T[:, None, :])
+            seen, own = picture.box.unique(return_inverse=True)
+            part = zeros(len(seen), terms, len(rows))
+            part.index_add_(0, own, design[:, :, None] * weighted.T[:, None, :])
+            mixed[seen[:, None], :, rows] += part.transpose(1, 2)
             loss += float(of.loss.sum())
             chi_sqr += float(of.chi_sqr.sum())
         more, slope, curvature = self.model.parameters.prior(state.inner)
