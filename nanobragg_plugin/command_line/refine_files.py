@@ -10,7 +10,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import refined, refined_amplitudes
-from nanobragg_plugin.refine import page, plots, sums
+from nanobragg_plugin.refine import along_scan, page, plots, sums
 from nanobragg_plugin.refine.amplitudes import name_of
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
@@ -58,7 +58,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
         crops = [(of + _title(table, one, box), crop) for box, crop in added.crops.items()]
         each.append(
             Result(
-                refined.written(one.experiment, experiment, sigma),
+                refined.written(one.experiment, experiment, sigma, _before(one)),
                 one.boxes.rows,
                 _columns(added, one),
                 refined.phil_text(experiment, made.fluence, spreads) + divergence,
@@ -124,6 +124,8 @@ def write(
         files.convergence: lambda: plots.convergence(stages, content["pixels"]),
         files.shoeboxes: lambda: plots.shoeboxes(crops),
     }
+    if content["along_scan"]:
+        pictures[files.along_scan] = lambda: plots.along_scans(content["along_scan"])
     drawn = {path: draw() for path, draw in pictures.items() if path is not None}
     for path, picture in drawn.items():
         with outputs.whole(path) as temporary:
@@ -133,6 +135,18 @@ def write(
         provenance.write_text(files.html, page.page(content, list(drawn.values())))
         named.append(files.html)
     return named
+
+
+def along_scan_of(made: Whole, target: Joint, found: Found, known: Sigmas) -> list[dict]:
+    """What varies along the scans, see `along_scan.along_scans`."""
+    first = tuple(_first(one) + 1 for one in made.problems)
+    return along_scan.along_scans(target, found, known, first)
+
+
+def _before(made: Problem) -> int:
+    """Images of the scan before those that are refined against."""
+    scan = made.experiment.scan
+    return 0 if scan is None else _first(made) - scan.get_array_range()[0]
 
 
 def _first(made: Problem) -> int:
@@ -156,6 +170,7 @@ class Files:
     phil: tuple[Path, ...]
     convergence: Path | None
     shoeboxes: Path | None
+    along_scan: Path | None
     html: Path | None
 
     @classmethod
@@ -166,9 +181,11 @@ class Files:
             raise Sorry(f"output.prefix={prefix} names no file: give a name, as out/refined")
         several = len(numbers) > 1
         phil = tuple(Path(f"{prefix}_{n}.phil" if several else f"{prefix}.phil") for n in numbers)
-        ends = ".expt", ".refl", ".json", ".mtz", "_convergence.png", "_shoeboxes.png", ".html"
+        ends = ".expt", ".refl", ".json", ".mtz"
+        drawn = "_convergence.png", "_shoeboxes.png", "_scan_varying.png", ".html"
         paths = [Path(f"{prefix}{end}") for end in ends]
-        return cls(*paths[:4], phil, *(paths[4:] if params.pictures else (None,) * 3))
+        pictures = [Path(f"{prefix}{end}") if params.pictures else None for end in drawn]
+        return cls(*paths, phil, *pictures)
 
     def check(self, params: Any, inputs: list[str]) -> None:
         """`Sorry` unless all can be written, over no input."""

@@ -104,8 +104,9 @@ class AmplitudesTarget(Target):
 
     def without(self) -> Target:
         """As a target that knows nothing of amplitudes."""
-        names = "model", "data", "options", "noise", "background", "free", "image_scales"
-        return Target(**{name: getattr(self, name) for name in names})
+        names = "model", "data", "options", "noise", "background", "free"
+        own = "image_scales", "image_b"
+        return Target(**{name: getattr(self, name) for name in (*names, *own)})
 
     def normal(self, state: State) -> Normal:
         """The normal equations at a state, restraints included."""
