@@ -55,7 +55,9 @@ def experiment(images: int = 12, width_deg: float = 0.7, first: int = 4) -> Expe
     panel.set_pixel_size((0.3, 0.3))
     panel.set_trusted_range((-1, 1e6))
     last = first + images - 1
-    scan = ScanFactory.make_scan((first, last), 0.1, (7.0, width_deg), dict.fromkeys(range(first, last + 1), 0.0))
+    scan = ScanFactory.make_scan(
+        (first, last), 0.1, (7.0, width_deg), dict.fromkeys(range(first, last + 1), 0.0)
+    )
     beam = BeamFactory.make_beam(unit_s0=(0, 0, -1), wavelength=1.0)
     return Experiment(
         beam=beam,
