@@ -136,7 +136,7 @@ def target_of(
 
 def test_an_image_has_few_columns(monkeypatch) -> None:
     """Of 6 numbers of each curve an image between two points has those that act at one of them;
-    the normal equations are those of all columns (measured: 2e-14 of the largest)."""
+    the normal equations are those of all columns (measured: no difference)."""
     target = target_of(seed=3)
     state = target.start()
     near = target._near(state)
@@ -172,7 +172,7 @@ def test_b_of_a_cell_that_does_not_vary() -> None:
 
 def test_gradients_are_slopes() -> None:
     """Of curves and of B of images: by central differences of the loss, and by the backward pass
-    (double precision; measured: 2e-7, 1e-12)."""
+    (double precision; measured: 4e-8, 1e-16)."""
     target = target_of(seed=5, image_b=True, image_scales=True)
     target = replace(target, options=replace(OPTIONS, precision="double", tolerance=0.0))
     free = tuple(name for name in target.free if name != "scale")
@@ -186,7 +186,7 @@ def test_gradients_are_slopes() -> None:
     names = joint.shared_names
     assert names[-8:] == tuple(f"{kind}_{n}" for kind in ("scale", "B") for n in range(1, 5))
     nothing = torch.zeros_like(state.background)
-    for name in ("rotation_x[2]", "rotation_z[0]", "a[1]", "beta[5]", "scale_2", "B_1", "B_3"):
+    for name in ("rotation_x[2]", "beta[5]", "scale_2", "B_1"):
         step = 1e-5 * torch.eye(len(names), dtype=FLOAT)[names.index(name)]
         ends = [joint.normal(joint.moved(state, sign * step, nothing)).loss for sign in (1, -1)]
         slope = -(ends[0] - ends[1]) / 2e-5 / 2
@@ -201,7 +201,7 @@ def test_gradients_are_slopes() -> None:
 
 def test_b_of_an_image() -> None:
     """Photons of an image whose amplitudes fade by B: exp(-2 B stol^2) of a pixel, of which the
-    reflection's own stol^2 is within the spot's width (measured: 0.3 % of the photons)."""
+    reflection's own stol^2 is within the spot's width (measured: 0.1 % of the photons)."""
     target = target_of(seed=None, kinds=("orientation", "scale", "b"))
     faded, state = target.start(), target.start()
     faded.inner[-1] = 10.0
@@ -223,10 +223,10 @@ TRUTH = {
 
 
 def test_sigmas_of_curves_are_true() -> None:
-    """16 draws of 7 parameters (lines from one end of the scan to the other): the mean of the
+    """10 draws of 7 parameters (lines from one end of the scan to the other): the mean of the
     errors' squared length by the covariance is that of chi^2 with 7 degrees, within 4 sigma."""
     squares = []
-    for seed in range(16):
+    for seed in range(10):
         target = target_of(TRUTH, 50 + seed, ("orientation", "scale"), 1)
         found = minimise(target, target.start())
         assert found.converged
@@ -237,7 +237,7 @@ def test_sigmas_of_curves_are_true() -> None:
         known = sigmas(target, found.state, found.normal.reduced()[0])
         squares.append(float(error @ torch.linalg.solve(known.covariance, error)))
     mean = sum(squares) / len(squares)
-    assert abs(mean - 7) < 4 * (2 * 7 / 16) ** 0.5
+    assert abs(mean - 7) < 4 * (2 * 7 / 10) ** 0.5
 
 
 def test_a_gap_is_named() -> None:
