@@ -161,14 +161,21 @@ def test_from_a_crystal_that_varies(data: Path) -> None:
 
 
 def test_stages(data: Path) -> None:
-    """refine.stage names what varies; the others are held where they were."""
+    """refine.stage names what varies; the others are held where they were; a restraint of [*] is
+    of all numbers of a curve; L-BFGS finds them too."""
     stages = "refine.stage.parameters=scan_orientation scale", "output.pictures=False"
-    refine("start.expt", "start.refl", *CHOSEN, *stages, "refine.interval_deg=100")
+    more = "refine.interval_deg=100", "refine.restraint=rotation_y[*],1e-5", "refine.method=lbfgs"
+    refine("start.expt", "start.refl", *CHOSEN, *stages, *more)
     content = json.loads(Path("refined.json").read_text())
     assert [one["stage"] for one in content["stages"]] == ["scan_orientation, scale"]
     refined = {row["name"] for row in content["parameters"] if row["refined"]}
     assert refined == {"scale", *(f"rotation_{axis}[{i}]" for axis in "xyz" for i in (0, 1))}
     np.testing.assert_allclose(lengths(matrices("refined.expt"))[:, 0], 47.0, rtol=1e-9)
+    rows = {row["name"]: row for row in content["parameters"]}
+    for number in range(2):
+        assert rows[f"rotation_y[{number}]"]["sigma"] == pytest.approx(1e-5, rel=0.01)
+        assert rows[f"rotation_x[{number}]"]["sigma"] > 1e-4
+    assert rows["rotation_x[1]"]["value"] - rows["rotation_x[0]"]["value"] > 0.15  # 0.25
 
 
 def test_scans_of_one_crystal(data: Path) -> None:
@@ -234,3 +241,29 @@ def test_refused(data: Path) -> None:
     given = [one for one in CHOSEN if "phisteps" not in one]
     with pytest.raises(Sorry, match="of 1 image, or of stills"):
         refine("still.expt", "start.refl", *given, BOTH)
+
+
+def test_a_gap(data: Path) -> None:
+    """Of a scan whose last images have no reflection: what is written is finite, the numbers there
+    are named, and have no sigma."""
+    table = flex.reflection_table.from_file("start.refl")
+    place = np.array(table["xyzcal.px"])[:, 2]
+    table.select(flex.bool(place < 7.0)).as_file("gap.refl")
+    chosen = "refine.scan_varying=orientation", "refine.shoeboxes.border_images=0"
+    with pytest.raises(Sorry, match=r"do not determine.*rotation_x\[6\]"):
+        refine("start.expt", "gap.refl", *CHOSEN, *chosen)
+    assert np.isfinite(matrices("refined.expt")).all()
+    curve = json.loads(Path("refined.json").read_text())["along_scan"][0]["curves"]["rotation_x"]
+    assert curve["sigma"][0] is not None and curve["sigma"][-1] is None
+    assert Path("refined_scan_varying.png").exists()
+
+
+def test_two_images(data: Path) -> None:
+    """A line, of an interval longer than the scan, whatever is asked for."""
+    chosen = "sampling.image_range=7,8", "refine.interval_deg=1000", "output.pictures=False"
+    refine("start.expt", "start.refl", *CHOSEN, "refine.scan_varying=orientation", *chosen)
+    content = json.loads(Path("refined.json").read_text())
+    names = [row["name"] for row in content["parameters"] if "[" in row["name"]]
+    assert names == [f"rotation_{axis}[{i}]" for axis in "xyz" for i in (0, 1)]
+    errors = turns(matrices("refined.expt"), matrices("data.expt"))[3:6]
+    assert np.abs(errors).max() < 0.05

@@ -78,8 +78,10 @@ def _sigma(design: Tensor, names: list[str], known: Sigmas) -> list[float | None
 
 
 def _images(target: Target, state: Any, end: str, known: Sigmas, first: int) -> dict[str, Any]:
-    """Scales and B of images."""
-    found = {}
+    """Scales and B of images, of several."""
+    found: dict[str, Any] = {}
+    if len(target.data.pictures) < 2:
+        return found
     values = {"scale": ("", state.log_scale.exp()), "B": ("A^2", state.b)}
     sigmas = dict(zip(known.names, known.sigma.tolist()))
     for kind in target.kinds:

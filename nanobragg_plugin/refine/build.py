@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -194,9 +195,9 @@ def _numbers(
     text: str, what: str, form: str, counts: tuple[int, ...], known: dict
 ) -> tuple[list[str], list[float]]:
     """The names and the numbers of a restraint or of limits; a name is of all experiments' that
-    have it."""
+    have it, `a[*]` of all numbers of the curve."""
     name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
-    names = [one for one in known if name in (one, one.rpartition(".")[0])]
+    names = [one for one in known if name in _called(one)]
     if not names:
         shown = sorted(one for one in known if "(" not in one)
         raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(shown)}")
@@ -207,6 +208,14 @@ def _numbers(
     if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
     return names, numbers
+
+
+def _called(name: str) -> set[str]:
+    """What a parameter may be called: with or without its experiment and the place on a curve."""
+    alone = name.rpartition(".")[0] or name
+    return {
+        re.sub(r"\[\d+\]", number, one) for one in (name, alone) for number in (r"\g<0>", "[*]")
+    }
 
 
 def noise_of(params: Any) -> Noise:
