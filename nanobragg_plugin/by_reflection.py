@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nanobragg_plugin import sampling
 from nanobragg_plugin.cell import edges
+from nanobragg_plugin.kernels.batches import panel_image, pixel_count
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
-from nanobragg_plugin.simulate import Simulator, panel_image, pixel_count
+from nanobragg_plugin.simulate import Simulator
 from nanobragg_plugin.structure_factors import StructureFactors
 
 #: Most indices of a box that has an element for every index in reach.

@@ -19,10 +19,12 @@ from torch.autograd import forward_ad
 
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import dense, tangents
+from nanobragg_plugin.kernels.batches import evaluated_batches, place
+from nanobragg_plugin.kernels.choice import Choice
 from nanobragg_plugin.kernels.incidence import Incidence
 from nanobragg_plugin.kernels.prepared import Rough
 from nanobragg_plugin.models import Experiment, Exposure, Panel, SimulationOptions, tensors_of
-from nanobragg_plugin.simulate import Choice, Simulator, evaluated_batches, place, simulate
+from nanobragg_plugin.simulate import Simulator, simulate
 from nanobragg_plugin.structure_factors import StructureFactors, constant
 
 Models = Callable[[Tensor], "tuple[Experiment, StructureFactors]"]

@@ -16,11 +16,13 @@ from torch import Tensor
 from nanobragg_plugin import carryover
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.kernels import dense
+from nanobragg_plugin.kernels.batches import evaluated_batches
+from nanobragg_plugin.kernels.pool import in_threads
 from nanobragg_plugin.kernels.samples import layer_count
 from nanobragg_plugin.models import Experiment, Exposure, SimulationOptions
 from nanobragg_plugin.orientation import at_positions
 from nanobragg_plugin.recorder import Recorder, floats
-from nanobragg_plugin.simulate import Simulator, evaluated_batches, in_threads
+from nanobragg_plugin.simulate import Simulator
 from nanobragg_plugin.structure_factors import StructureFactors
 from nanobragg_plugin.traced import Inputs, Trace
 

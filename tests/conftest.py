@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -47,3 +50,32 @@ def tmp_cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is the working directory while the test runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def compiled_slopes() -> Iterator[None]:
+    """The slopes of all parameters are compiled, of the `square` and the `gauss` crystal."""
+    from derivative_models import on_peaks
+
+    from nanobragg_plugin.kernels import compiled
+    from nanobragg_plugin.kernels.dense import Kernel
+
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler")
+    functions = compiled.lattice_sum_of, compiled.exceeds_of, compiled.channels_of
+    for function in functions:
+        function.cache_clear()
+    for shape in ("square", "gauss"):
+        kernel = Kernel(*on_peaks(30, shape, precision="mixed"))
+        assert kernel.compile(for_sparse=shape == "square", slopes=(True, True))
+    yield
+    for function in functions:
+        function.cache_clear()
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Their number is what it was, afterwards."""
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanobragg_plugin import cell, mosaic, structure_factors
 from nanobragg_plugin.carryover import initialize_phi_cache
+from nanobragg_plugin.kernels.batches import simulated_pixels
 from nanobragg_plugin.models import (
     XTAL_SHAPES,
     Beam,
@@ -29,7 +30,6 @@ from nanobragg_plugin.models import (
     SimulationOptions,
 )
 from nanobragg_plugin.rotation import from_vector
-from nanobragg_plugin.simulate import simulated_pixels
 
 Model = tuple[Experiment, Exposure, structure_factors.StructureFactors, SimulationOptions]
 

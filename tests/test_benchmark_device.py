@@ -13,7 +13,7 @@ pytest.importorskip("dials")
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.command_line import benchmark as command
-from nanobragg_plugin.run import benchmark_device, benchmark_report
+from nanobragg_plugin.run import benchmark_device, benchmark_report, resources
 from nanobragg_plugin.run.benchmark_processes import Worker
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:1")
@@ -80,7 +80,7 @@ def test_settings(given: list[str], expected: tuple[int, ...], tmp_path: Path) -
     assert settings.threads == expected
     assert settings.begin("sweep", "auto", 0.0)["device"] == "cuda:1"
     usual = command.settings_of(command.parameters([]), tmp_path, CPU)
-    assert usual.threads == tuple(sorted({1, benchmark_report.usable_cores()}))
+    assert usual.threads == tuple(sorted({1, resources.cores()}))
 
 
 def test_a_process_without_the_device(tmp_path: Path) -> None:

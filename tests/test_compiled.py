@@ -23,7 +23,8 @@ import torch
 from sparse_models import Case, build, images
 
 from nanobragg_plugin import simulate
-from nanobragg_plugin.kernels import compiled, reach, sparse, summing
+from nanobragg_plugin.kernels import batches, compiled, reach, sparse, summing
+from nanobragg_plugin.kernels import choice as kernel_choice
 from nanobragg_plugin.kernels.dense import Kernel
 from nanobragg_plugin.kernels.lattice_sum import lattice_sum
 
@@ -238,8 +239,8 @@ def test_threads_and_batches_change_nothing(kernel, terms, mode, ready, monkeypa
     try:
         for count, pixels in ((2, 100), (3, 37), (1, 15), (1, 1)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(simulate, "BATCH_PIXELS", pixels)
-            monkeypatch.setattr(simulate, "SPARSE_PIXELS", max(pixels, 15))
+            monkeypatch.setattr(batches, "BATCH_PIXELS", pixels)
+            monkeypatch.setattr(batches, "SPARSE_PIXELS", max(pixels, 15))
             assert torch.equal(images(model, **own), expected), (count, pixels)
     finally:
         torch.set_num_threads(threads)
@@ -278,8 +279,8 @@ def test_when_it_is_compiled(setting, limit, grad, wanted, monkeypatch):
     monkeypatch.setattr(
         Kernel, "compile", lambda self, for_sparse, slopes: bool(asked.append(slopes))
     )
-    monkeypatch.setattr(simulate, "COMPILE_STEPS", 10**9 if grad else limit)
-    monkeypatch.setattr(simulate, "COMPILE_STEPS_GRADIENTS", limit if grad else 1)
+    monkeypatch.setattr(kernel_choice, "COMPILE_STEPS", 10**9 if grad else limit)
+    monkeypatch.setattr(kernel_choice, "COMPILE_STEPS_GRADIENTS", limit if grad else 1)
     experiment, exposure, amplitudes, options = mixed()
     if grad:
         ncells = experiment.crystal.Ncells_abc.clone().requires_grad_()
@@ -296,7 +297,7 @@ def test_more_images_make_it_worth_while(monkeypatch, fresh):
     options = replace(model[3], kernel="dense", compile="auto")
     with torch.no_grad():
         few = simulate.Simulator(model[0], model[2], options, 1).choose(model[1])
-        monkeypatch.setattr(simulate, "COMPILE_STEPS", 10 * few.steps)
+        monkeypatch.setattr(kernel_choice, "COMPILE_STEPS", 10 * few.steps)
         simulate.Simulator(model[0], model[2], options, 9).choose(model[1])
         assert not asked
         many = simulate.Simulator(model[0], model[2], options, 10).choose(model[1])

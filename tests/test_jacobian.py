@@ -14,8 +14,8 @@ from torch import Tensor
 from nanobragg_plugin.constants import R_E_SQR
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.kernels import reference
+from nanobragg_plugin.kernels.batches import simulated_pixels
 from nanobragg_plugin.models import Experiment
-from nanobragg_plugin.simulate import simulated_pixels
 from nanobragg_plugin.structure_factors import StructureFactors
 
 #: What is not among the parameters here: mu and thickness, which make the layers (options) too, and

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import nanobragg_plugin
 from nanobragg_plugin.kernels import dense, reference
+from nanobragg_plugin.kernels.batches import place, simulated_pixels
 from nanobragg_plugin.models import XTAL_SHAPES
-from nanobragg_plugin.simulate import place, simulate, simulated_pixels
+from nanobragg_plugin.simulate import simulate
 
 #: Of the brightest pixel, double precision; measured worst 2.0e-13.
 DOUBLE = 1e-12

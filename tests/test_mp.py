@@ -180,13 +180,13 @@ def test_cores_of_a_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_that_may_not_be_taken(expt: str) -> None:
     said = sim.refused(expt, *sim.QUICK, "mp.memory_gb=0.01")
-    assert "GB of memory, and may take 0.01 (mp.memory_gb=0.01): give more" in said
+    assert "GB of memory, and may take 10 MB (mp.memory_gb=0.01): give more" in said
 
 
 def test_memory_that_the_first_image_takes(expt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than was estimated: no second one is begun, the first is kept."""
     monkeypatch.setattr(resources, "memory_of", lambda *given: 1e6)
-    said = "this needs about .* and may take 0.05 .mp.memory_gb=0.05"
+    said = "this needs about .* and may take 50 MB .mp.memory_gb=0.05"
     with pytest.raises(Sorry, match=said):
         sim.simulate(expt, *sim.QUICK, "mp.memory_gb=0.05", "mp.nproc=1")
     assert len(list(Path("simulated.parts").glob("part_*.json"))) == 1
@@ -198,7 +198,7 @@ def test_a_disk_that_is_too_small(expt: str, monkeypatch: pytest.MonkeyPatch) ->
     disk = resources.shutil.disk_usage(".")
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: disk._replace(free=50_000))
     said = sim.refused(expt, *sim.QUICK, "output.format=raw")
-    assert "the images need about 0.00 GB" in said and "has 0.00 GB free: make room" in said
+    assert "the images need about 0.104 MB" in said and "has 0.05 MB free: make room" in said
     with pytest.raises(Sorry, match="59 images like the first need about .* make room"):
         sim.simulate(expt, *sim.QUICK)
     assert len(list(Path("simulated.parts").glob("part_*.json"))) == 1

@@ -14,8 +14,9 @@ from core_models import WATER_ONCE, Setup, build, parameters
 from torch import Tensor
 
 from nanobragg_plugin import background, geometry, lattice
+from nanobragg_plugin.kernels.batches import simulated_pixels
 from nanobragg_plugin.models import XTAL_SHAPES, Panel, SimulationOptions
-from nanobragg_plugin.simulate import simulate, simulated_pixels
+from nanobragg_plugin.simulate import simulate
 
 
 def vector(*values: float) -> Tensor:

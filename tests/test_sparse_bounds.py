@@ -17,12 +17,12 @@ from sparse_models import Case, build, tensor
 from nanobragg_plugin.corrections import seen_plane, solid_angle
 from nanobragg_plugin.geometry import subpixel_offsets
 from nanobragg_plugin.kernels import reach, sparse, tree
+from nanobragg_plugin.kernels.batches import simulated_pixels
 from nanobragg_plugin.kernels.dense import Kernel
 from nanobragg_plugin.kernels.lattice_sum import Terms, indices, lattice_sum
 from nanobragg_plugin.kernels.prepared import Rough
 from nanobragg_plugin.kernels.samples import layer_count, sample_of
 from nanobragg_plugin.models import XTAL_SHAPES
-from nanobragg_plugin.simulate import simulated_pixels
 
 SEEDS = st.integers(0, 10**6)
 

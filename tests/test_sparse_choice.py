@@ -10,7 +10,7 @@ import torch
 from sparse_models import Case, build, images, tensor
 
 from nanobragg_plugin import sampling, simulate
-from nanobragg_plugin.kernels import summing
+from nanobragg_plugin.kernels import batches, summing
 from nanobragg_plugin.models import XTAL_SHAPES
 
 PARITY = {"phi_carryover_mode": "c-parity"}
@@ -113,7 +113,7 @@ def test_threads_and_batches_change_nothing(kernel, precision, options, monkeypa
     try:
         for count, pixels, steps in ((2, 53, 1000), (3, 200, 200), (1, 101, 9990)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(simulate, "SPARSE_PIXELS", pixels)
+            monkeypatch.setattr(batches, "SPARSE_PIXELS", pixels)
             found = images(model, batch_steps=steps, **own)
             assert torch.equal(found, expected), (count, pixels, steps)
     finally:

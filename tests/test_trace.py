@@ -10,8 +10,9 @@ import torch
 from core_models import FEATURES, THROUGH_ZERO, Setup, build, parameters
 from test_carryover import F_CELL, TRACES, seed_model
 
+from nanobragg_plugin.kernels.batches import simulated_pixels
 from nanobragg_plugin.models import XTAL_SHAPES
-from nanobragg_plugin.simulate import simulate, simulated_pixels
+from nanobragg_plugin.simulate import simulate
 from nanobragg_plugin.trace import trace_pixel
 from nanobragg_plugin.traced import Trace
 

@@ -14,7 +14,7 @@ from libtbx.utils import Sorry
 from torch import Tensor
 
 from nanobragg_plugin import mosaic
-from nanobragg_plugin.adapters import checks, crystal_params
+from nanobragg_plugin.adapters import checks, crystal_params, detector_levels
 from nanobragg_plugin.adapters.models import crystal_orientation, goniometer
 from nanobragg_plugin.adapters.shared_models import same_model
 from nanobragg_plugin.cell import b_matrix
@@ -140,9 +140,7 @@ def written(experiment: Any, refined: Experiment, spread_deg: float | None, befo
     if spread_deg is not None and hasattr(result.crystal, "set_half_mosaicity_deg"):
         result.crystal.set_half_mosaicity_deg(spread_deg / crystal_params.TOP_HAT)
     _write_beam(result.beam, refined, before, points)
-    for panel, model in zip(result.detector, refined.panels):
-        frame = (model.fast, model.slow, model.origin)
-        panel.set_frame(*(tuple(v.tolist()) for v in frame))
+    detector_levels.write(result.detector, refined.panels)
     if result.goniometer is not None:
         axis = refined.goniometer.axis
         result.goniometer.set_rotation_axis_datum(tuple(axis.tolist()))

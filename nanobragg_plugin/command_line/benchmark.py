@@ -44,6 +44,7 @@ from nanobragg_plugin.run import (
     messages,
     outputs,
     provenance,
+    resources,
 )
 from nanobragg_plugin.run.benchmark_cases import NAMES, check_names
 from nanobragg_plugin.run.benchmark_processes import NanoBraggC
@@ -95,7 +96,7 @@ def data_sets(params: Any, settings: benchmark.Settings) -> list[dict[str, Any]]
     """The records of data sets, which are printed."""
     if params.data_set_images is None:
         return []
-    numbers = sorted(set(params.processes or [1, benchmark_report.usable_cores()]))
+    numbers = sorted(set(params.processes or [1, resources.cores()]))
     chosen = {**settings.options, "nthreads": "1", "device": settings.device}
     of = params.data_set_images, numbers, settings.small, chosen, settings.folder
     return benchmark_data_sets.report(benchmark_data_sets.measure(*of, say), params.plan)
@@ -133,7 +134,7 @@ def with_json(args: list[str]) -> list[str]:
 
 def settings_of(params: Any, folder: Path, device: torch.device) -> benchmark.Settings:
     """What the parameters ask for."""
-    usual = [1, benchmark_report.usable_cores()] if device.type == "cpu" else [1]
+    usual = [1, resources.cores()] if device.type == "cpu" else [1]
     return benchmark.Settings(
         cases=cases_of(params),
         kernels=tuple(check_names(params.kernels, benchmark.KERNELS, "kernels")),

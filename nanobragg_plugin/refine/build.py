@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from libtbx import Auto
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.adapters import checks, refined, shoeboxes
+from nanobragg_plugin.adapters import checks, detector_levels, refined, shoeboxes
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.models import Exposure, Panel
@@ -60,20 +61,22 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
         if kind in OF_IMAGES or (kind in (DISTANCE, TILTS) and SHIFTS in names):
             continue
         if kind in (SHIFTS, DISTANCE, TILTS):
-            part = _detector(params, plan)
-            own = [one.name for one in part.parameters]
-            names.update({SHIFTS: own[:2], DISTANCE: own[2:3], TILTS: own[3:]})
-        else:
-            part = _part(kind, params, plan)
-            if kind in design:
-                part = replace(part, design=design[kind])
-            elif kind == "b_factor" and design:  # of a cell that does not vary
-                a_matrix = plan.experiment.crystal.A[0]
-                part = replace(part, metric=a_matrix.T @ a_matrix)
-            own = [] if part is None else [one.name for one in part.parameters]
-            names[kind] = [name for name in own if "[" not in name]
-            if kind in design:
-                names[ALONG_SCAN + kind] = [name for name in own if "[" in name]
+            moving = _detector(params, plan)
+            each = [[one.name for one in part.parameters] for part in moving]
+            for one, cut in ((SHIFTS, slice(2)), (DISTANCE, slice(2, 3)), (TILTS, slice(3, 6))):
+                names[one] = [name for own in each for name in own[cut]]
+            found += moving
+            continue
+        part = _part(kind, params, plan)
+        if kind in design:
+            part = replace(part, design=design[kind])
+        elif kind == "b_factor" and design:  # of a cell that does not vary
+            a_matrix = plan.experiment.crystal.A[0]
+            part = replace(part, metric=a_matrix.T @ a_matrix)
+        own = [] if part is None else [one.name for one in part.parameters]
+        names[kind] = [name for name in own if "[" not in name]
+        if kind in design:
+            names[ALONG_SCAN + kind] = [name for name in own if "[" in name]
         if part is not None:
             found.append(part)
     # a cell changes B of A = U B: before anything turns the crystal
@@ -152,17 +155,34 @@ def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
     return parts.GoniometerAxis(parts.across(experiment.goniometer.axis))
 
 
-def _detector(params: Any, plan: Plan) -> parts.DetectorPlace:
-    """The panels that move, about their middle."""
-    panels = plan.experiment.panels
-    moving = params.refine.detector_panels or list(range(len(panels)))
-    for number in moving:
+def _detector(params: Any, plan: Plan) -> list[parts.DetectorPlace]:
+    """The groups of panels that move, each about its middle; of the whole detector one."""
+    panels, scope = plan.experiment.panels, params.refine
+    chosen = set(scope.detector_panels or range(len(panels)))
+    for number in sorted(chosen):
         if number >= len(panels):
             raise Sorry(f"refine.detector_panels={number}: there are {len(panels)} panels")
-    first = panels[moving[0]]
-    axes = torch.stack([first.fast, first.slow, first.normal])
-    pivot = torch.stack([_middle(panels[number]) for number in moving]).mean(0)
-    return parts.DetectorPlace(tuple(moving), pivot, axes)
+    found = []
+    groups = detector_levels.groups(plan.dxtbx_experiment.detector, scope.detector_level)
+    for number, (_, group) in enumerate(groups):
+        moving = tuple(one for one in group if one in chosen)
+        if moving:
+            first = panels[moving[0]]
+            axes = torch.stack([first.fast, first.slow, first.normal])
+            pivot = torch.stack([_middle(panels[one]) for one in moving]).mean(0)
+            prefix = f"detector_{number}" if scope.detector_level else "detector"
+            found.append(parts.DetectorPlace(moving, pivot, axes, prefix))
+    return found
+
+
+def groups_that_move(params: Any, plan: Plan) -> list[str]:
+    """A line on what the groups of refine.detector_level are."""
+    scope = params.refine
+    if not scope.detector_level or not {SHIFTS, DISTANCE, TILTS} & set(scope.parameters):
+        return []
+    groups = detector_levels.groups(plan.dxtbx_experiment.detector, scope.detector_level)
+    words = [f"detector_{n} {name or 'unnamed'}" for n, (name, _) in enumerate(groups)]
+    return [f"Groups of panels: {', '.join(words)}"]
 
 
 def _middle(panel: Panel) -> Tensor:
@@ -195,9 +215,9 @@ def _numbers(
     text: str, what: str, form: str, counts: tuple[int, ...], known: dict
 ) -> tuple[list[str], list[float]]:
     """The names and the numbers of a restraint or of limits; a name is of all experiments' that
-    have it, `a[*]` of all numbers of the curve."""
+    have it, `a[*]` of all numbers of the curve, or a pattern."""
     name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
-    names = [one for one in known if name in _called(one)]
+    names = [one for one in known if name in _called(one) or fnmatchcase(one, name)]
     if not names:
         shown = sorted(one for one in known if "(" not in one)
         raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(shown)}")

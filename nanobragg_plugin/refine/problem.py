@@ -83,6 +83,7 @@ def problem(
     target = Target(built.model, data, options, noise, background)
     notes = list(plan.notes) + list(boxes.notes)
     notes.append(f"Pixels: {data.n} in {len(data.pictures)} images; {bad} bad ones left out")
+    notes += build.groups_that_move(params, plan)
     if "mosaic" in kinds and not built.names["mosaic"]:
         notes.append(
             "There is no mosaic spread to refine: give it a start, crystal.mosaic.spread_deg"

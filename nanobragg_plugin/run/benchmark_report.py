@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nanobragg_plugin import __version__
-from nanobragg_plugin.run import benchmark_device, benchmark_gradients
+from nanobragg_plugin.run import benchmark_device, benchmark_gradients, resources
 
 #: Heading, width, and how a run's record gives the text under it.
 COLUMNS = (
@@ -53,7 +53,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
-        "cores": usable_cores(),
+        "cores": resources.cores(),
         "device": str(device),
         "device_name": benchmark_device.name_of(device),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -62,13 +62,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "nanobragg_plugin": __version__,
     }
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:

@@ -49,6 +49,11 @@ class Crew:
     threads: int | None = None
 
 
+def sized(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / GB:.2f} GB" if size >= 0.1 * GB else f"{1e3 * size / GB:.3g} MB"
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -134,7 +139,7 @@ def check_memory(needed: float, bound: tuple[float, str] | None) -> None:
     """`Sorry` unless so many bytes may be taken."""
     if bound is not None and needed > bound[0]:
         raise Sorry(
-            f"this needs about {needed / GB:.2f} GB of memory, and may take {bound[0] / GB:.2f} "
+            f"this needs about {sized(needed)} of memory, and may take {sized(bound[0])} "
             f"({bound[1]}): give more mp.memory_gb, if there is more, or simulate fewer pixels"
         )
 
@@ -144,7 +149,7 @@ def check_disk(needed: float, folder: Path, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise Sorry(
-            f"{what} need about {needed / GB:.2f} GB, {folder.absolute()} has {free / GB:.2f} GB "
+            f"{what} need about {sized(needed)}, {folder.absolute()} has {sized(free)} "
             "free: make room, or write elsewhere"
         )
 
@@ -189,8 +194,8 @@ def crew(params: Any, images: int, seconds: float, a_process: float) -> Crew:
     if mp.nproc is not Auto:
         if 1 < mp.nproc > fit:
             raise Sorry(
-                f"mp.nproc={mp.nproc} processes of about {a_process / GB:.2f} GB each do not fit "
-                f"into {bound[0] / GB:.2f} GB of memory ({bound[1]}): give mp.nproc={fit}, or more "
+                f"mp.nproc={mp.nproc} processes of about {sized(a_process)} each do not fit "
+                f"into {sized(bound[0])} of memory ({bound[1]}): give mp.nproc={fit}, or more "
                 "mp.memory_gb, if there is more"
             )
         processes = min(wanted, max(1, images))

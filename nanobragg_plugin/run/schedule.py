@@ -22,7 +22,7 @@ from nanobragg_plugin.run.job import Job
 from nanobragg_plugin.run.maker import Maker, read_counted
 from nanobragg_plugin.run.maps import Maps
 from nanobragg_plugin.run.parts import Folder, Part
-from nanobragg_plugin.run.resources import GB, Crew
+from nanobragg_plugin.run.resources import Crew
 from nanobragg_plugin.run.truth import Truth
 from nanobragg_plugin.run.writers import FILE_PER_IMAGE, open_writer
 
@@ -190,15 +190,13 @@ def _make_the_rest(run: Run, todo: list[Part], estimate: float, client: Any, bar
     crew = Crew() if client else resources.crew(params, images, facts["seconds"], peak)
     on_disk = facts["bytes"] * (images + (run.images if run.joined else 0))
     logger.info(
-        "%d images to make%s: about %s; memory about %.2f GB a process; disk about %.2f GB, of the "
-        "first image's %.2f MB each",
+        "%d images to make%s: about %s; memory about %s a process; disk about %s, of the first "
+        "image's %s each",
         images,
         f" by {params.mp.scheduler}" if client else _words(crew),
         resources.duration(images * facts["seconds"] / crew.processes)
         + (" for one process" if client else ""),
-        peak / GB,
-        on_disk / GB,
-        facts["bytes"] / 1e6,
+        *map(resources.sized, (peak, on_disk, facts["bytes"])),
     )
     resources.check_disk(on_disk, run.folder.home, f"{images} images like the first")
     start = time.perf_counter()
