@@ -135,8 +135,9 @@ def target_of(
 
 
 def test_an_image_has_few_columns(monkeypatch) -> None:
-    """Of 6 numbers of each curve an image between two points has those that act at one of them;
-    the normal equations are those of all columns (measured: no difference)."""
+    """Of 6 numbers of each curve an image between two points has those that act at one of them,
+    of which there are two combinations; the normal equations are those of all columns (measured:
+    1.4e-8 of the largest: pixels are float32)."""
     target = target_of(seed=3)
     state = target.start()
     near = target._near(state)
@@ -144,13 +145,20 @@ def test_an_image_has_few_columns(monkeypatch) -> None:
     acting = [int((design()[i : i + 2] > 0).any(0).sum()) for i in range(IMAGES)]
     assert counts == [9 * n + 1 for n in acting]  # 6 of the cell, 3 turns; the scale
     assert max(counts) < len(target.free)
+    local = [near.seen_by(one.exposure) for one in target.data.pictures]
+    assert [len(own.point) for own, _, _ in local] == [9 * 2 + 1] * IMAGES
     few = target.normal(state)
-    monkeypatch.setattr(Linear, "seen_in", lambda self, exposure: torch.arange(len(self.point)))
+
+    def every_one(self: Linear, exposure: object) -> tuple:
+        count = len(self.point)
+        return self, torch.arange(count), torch.eye(count, dtype=FLOAT)
+
+    monkeypatch.setattr(Linear, "seen_by", every_one)
     every = target.normal(state)
     for name in ("information", "gradient", "mixed", "of_boxes"):
         one, two = getattr(few, name), getattr(every, name)
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10 * float(two.abs().max()))
-    assert few.loss == pytest.approx(every.loss, rel=1e-12)
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6 * float(two.abs().max()))
+    assert few.loss == pytest.approx(every.loss, rel=1e-9)
 
 
 def test_b_of_a_cell_that_does_not_vary() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from libtbx.utils import Sorry
 
 from nanobragg_plugin.adapters import refined, refined_amplitudes
-from nanobragg_plugin.refine import along_scan, page, plots, sums
+from nanobragg_plugin.refine import page, plots, sums
 from nanobragg_plugin.refine.amplitudes import name_of
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
@@ -58,7 +58,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
         crops = [(of + _title(table, one, box), crop) for box, crop in added.crops.items()]
         each.append(
             Result(
-                refined.written(one.experiment, experiment, sigma, _before(one)),
+                refined.written(one.experiment, experiment, sigma, one.images_before),
                 one.boxes.rows,
                 _columns(added, one),
                 refined.phil_text(experiment, made.fluence, spreads) + divergence,
@@ -76,7 +76,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
 
 def _columns(added: Sums, one: Problem) -> dict[str, np.ndarray]:
     return {
-        "photons.centroid": added.centroid + [0, 0, _first(one)],
+        "photons.centroid": added.centroid + [0, 0, one.first_index],
         "photons.model": added.model,
         "photons.background": added.background,
         "photons.counted": added.counts,
@@ -135,24 +135,6 @@ def write(
         provenance.write_text(files.html, page.page(content, list(drawn.values())))
         named.append(files.html)
     return named
-
-
-def along_scan_of(made: Whole, target: Joint, found: Found, known: Sigmas) -> list[dict]:
-    """What varies along the scans, see `along_scan.along_scans`."""
-    first = tuple(_first(one) + 1 for one in made.problems)
-    return along_scan.along_scans(target, found, known, first)
-
-
-def _before(made: Problem) -> int:
-    """Images of the scan before those that are refined against."""
-    scan = made.experiment.scan
-    return 0 if scan is None else _first(made) - scan.get_array_range()[0]
-
-
-def _first(made: Problem) -> int:
-    """The array index of the first image."""
-    scan = made.plan.dxtbx_experiment.scan
-    return 0 if scan is None else scan.get_array_range()[0]
 
 
 def _title(table: Any, made: Problem, box: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from nanobragg_plugin.refine.target import Target
 
 
 def along_scans(
-    target: Joint, found: Found, known: Sigmas, first: tuple[int, ...]
+    target: Joint, found: Found, known: Sigmas, first: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Of each experiment of which something varies along its scan, as JSON has it: curves and
     images, of `image` (its number in the scan, whole in the middle of one), value and sigma (None:

@@ -147,9 +147,8 @@ class AmplitudesTarget(Target):
         if isinstance(near, Linear):  # of no parameter
             return super()._at(near, picture)
         near, masks = near
-        seen = near.seen_in(picture.exposure)
-        own = near.of(seen)
-        first = len(seen)
+        own, seen, mix = near.seen_by(picture.exposure)
+        first = len(own.point)
         at = torch.cat([own.point, own.point.new_zeros(len(masks))])
 
         def make(parameters: Tensor) -> Models:
@@ -172,7 +171,7 @@ class AmplitudesTarget(Target):
         )
         columns, used = columns[used >= 0], used[used >= 0]
         which = torch.cat([self._split[0][seen], self._split[1][used]])
-        return found, torch.cat([slope[:first], columns]), which
+        return found, torch.cat([mix @ slope[:first], columns]), which
 
     def _hits_of(self, picture: Picture, near: Linear) -> Tensor:
         """[8, n]: of each parity which of the free amplitudes a pixel depends on, or -1."""

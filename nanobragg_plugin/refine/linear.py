@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from nanobragg_plugin.models import Experiment, Exposure, tensors_of
+from nanobragg_plugin.models import Exposure, tensors_of
 from nanobragg_plugin.orientation import points_of
+
+#: Of the largest change of what an image sees: below this there is none but rounding.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,29 +44,74 @@ class Linear:
         return with_tensors(self.models, iter([_moved(*pair, step, along) for pair in pairs]))
 
     @cached_property
-    def _touched(self) -> tuple[Tensor, list[Tensor]]:
-        """Which parameters [p] change what all images see, and of each tensor of scan points
-        which [points, p] change what is seen at a point."""
-        always, at_points = torch.zeros(len(self.point), dtype=torch.bool), []
-        pointed = {id(one) for one in _pointed(self.models[0])}
-        for tensor, changes in zip(tensors_of(*self.models), self.changes):
-            if id(tensor) not in pointed or len(tensor) == 1:
+    def _pointed(self) -> dict[int, Tensor]:
+        """Of the tensors, by their numbers, that have scan points, which [points, p] parameters
+        change what is seen at a point."""
+        experiment, found = self.models[0], {}
+        beam = experiment.beam
+        vary = experiment.crystal.A, experiment.goniometer.setting, beam.direction, beam.wavelength
+        for at, tensor in enumerate(tensors_of(*self.models)):
+            if len(tensor.shape) and len(tensor) > 1 and any(tensor is one for one in vary):
+                found[at] = torch.zeros(len(tensor), len(self.point), dtype=torch.bool)
+                for number, change in self.changes[at]:
+                    found[at][:, number] = change.flatten(1).any(1)
+        return found
+
+    @cached_property
+    def _always(self) -> Tensor:
+        """[p]: whether a parameter changes more than what there is at scan points."""
+        always = torch.zeros(len(self.point), dtype=torch.bool)
+        for at, changes in enumerate(self.changes):
+            if at not in self._pointed:
                 always[[number for number, _ in changes]] = True
-                continue
-            seen = torch.zeros(len(tensor), len(self.point), dtype=torch.bool)
-            for number, change in changes:
-                seen[:, number] = change.flatten(1).any(1)
-            at_points.append(seen)
-        return always, at_points
+        return always
 
     def seen_in(self, exposure: Exposure) -> Tensor:
         """Numbers [k] of the parameters that change what an image sees: those which move scan
         points of other images alone do not."""
-        seen, at_points = self._touched
-        for one in at_points:
+        seen = self._always
+        for one in self._pointed.values():
             first, last = points_of(exposure, len(one))
             seen = seen | one[first : last + 1].any(0)
         return seen.nonzero()[:, 0]
+
+    def seen_by(self, exposure: Exposure) -> tuple[Linear, Tensor, Tensor]:
+        """For an image: the models as a function of a few numbers [r], which [k] parameters change
+        what it sees, and mix [k, r]: its derivatives by those are mix times its derivatives by
+        these.
+
+        An image sees a curve at two points alone, of which there are fewer combinations than
+        numbers of the curve that act there.
+        """
+        which = self.seen_in(exposure)
+        own, always = self.of(which), self._always[which]
+        along = (~always).nonzero()[:, 0]
+        cuts = {at: points_of(exposure, len(one)) for at, one in self._pointed.items()}
+        tensors = list(tensors_of(*self.models))
+        parts = {at: tensors[at][first : last + 1] for at, (first, last) in cuts.items()}
+        numels = [one.numel() for one in parts.values()]
+        changes = own.point.new_zeros(len(which), sum(numels))
+        places = dict(zip(parts, changes.split(numels, 1)))
+        for at, (first, last) in cuts.items():
+            for number, change in own.changes[at]:
+                places[at][number] = change[first : last + 1].flatten()
+        left, sizes, right = torch.linalg.svd(changes[along], full_matrices=False)
+        rank = int((sizes > ROUNDING * sizes[:1]).sum())
+        if rank == len(along):
+            return own, which, torch.eye(len(which), dtype=own.point.dtype)
+        others = always.nonzero()[:, 0]
+        few, count = list(own.of(others).changes), len(others)
+        for at, rows in zip(parts, right[:rank].split(numels, 1)):
+            first, last = cuts[at]
+            for number, row in enumerate(rows):
+                change = torch.zeros_like(tensors[at])
+                change[first : last + 1] = row.reshape(parts[at].shape)
+                few[at] = (*few[at], (count + number, change))
+        mix = own.point.new_zeros(len(which), count + rank)
+        mix[others, torch.arange(count)] = 1
+        mix[along, count:] = left[:, :rank] * sizes[:rank]
+        point = torch.cat([own.point[others], own.point.new_zeros(rank)])
+        return Linear(self.models, point, tuple(few)), which, mix
 
     def of(self, which: Tensor) -> Linear:
         """The same models as a function of some of the parameters, of these numbers [k]."""
@@ -75,12 +123,6 @@ class Linear:
             for one in self.changes
         )
         return Linear(self.models, self.point[which], changes)
-
-
-def _pointed(experiment: Experiment) -> tuple[Tensor, ...]:
-    """What an experiment has at scan points."""
-    beam = experiment.beam
-    return experiment.crystal.A, experiment.goniometer.setting, beam.direction, beam.wavelength
 
 
 def _moved(

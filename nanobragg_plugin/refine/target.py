@@ -124,8 +124,7 @@ class Target:
 
     def _at(self, near: Linear, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
         """Of a picture photons [n], columns [k, n] by free parameters, and which [k] these are."""
-        which = near.seen_in(picture.exposure)
-        own = near.of(which)
+        own, which, mix = near.seen_by(picture.exposure)
 
         def make(free: Tensor) -> Models:
             return lit(own(free), picture)
@@ -133,7 +132,7 @@ class Target:
         if len(which):
             of = make, own.point, picture.exposure, self.options
             images, slopes = jacobian(*of, flat=True, choices=self.choices)
-            return torch.cat(images).double(), torch.cat(slopes, 1).double(), which
+            return torch.cat(images).double(), mix @ torch.cat(slopes, 1).double(), which
         experiment, factors = make(own.point)
         images = self._simulated(experiment, factors, picture)
         picked = [image[mask] for image, mask in zip(images, picture.masks)]
