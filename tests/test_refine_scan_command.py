@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx
@@ -13,6 +14,7 @@ import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx
 import h5py
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("dials")
 
@@ -24,8 +26,10 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 from simulate_helpers import load, simulate  # noqa: E402
 from test_refine_command import refine  # noqa: E402
 
-from nanobragg_plugin.adapters import shoeboxes  # noqa: E402
+from nanobragg_plugin.adapters import load as load_images  # noqa: E402
+from nanobragg_plugin.adapters import models, refined, shoeboxes  # noqa: E402
 from nanobragg_plugin.command_line import refine as command  # noqa: E402
+from nanobragg_plugin.models import Experiment  # noqa: E402
 
 IMAGES = 10
 #: Of the images of 0.7 degrees, 2.5: a cubic spline through four.
@@ -58,8 +62,7 @@ def data(made, tmp_cwd) -> Path:
 def matrices(name: str) -> np.ndarray:
     """A at scan points [points, 3, 3] of a file's crystal."""
     (one,) = load(name)
-    n = one.crystal.num_scan_points
-    return np.array([one.crystal.get_A_at_scan_point(i) for i in range(n)]).reshape(-1, 3, 3)
+    return _a_matrices(one.crystal)
 
 
 def turns(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -143,6 +146,40 @@ def test_part_of_a_scan(data: Path) -> None:
     assert len(predicted) > 300
 
 
+def test_written_points() -> None:
+    """Of images 6 to 9 of 4 to 13, as they were: all points of crystal, goniometer and beam are
+    those of before; with A of the last one turned: that turn and no other in those after it."""
+    one = drifting(IMAGES)
+    turn = [Rotation.from_rotvec([0, 0.1 * i, 0.02], degrees=True) for i in range(IMAGES + 1)]
+    settings = [tuple(r.as_matrix().flatten()) for r in turn]
+    one.goniometer.set_setting_rotation_at_scan_points(settings)
+    vectors = [tuple(r.apply([0, 0.002 * i, -1])) for i, r in enumerate(turn)]
+    one.beam.set_s0_at_scan_points(vectors)
+    some = load_images.select_images(one, (6, 9))
+    goniometer, beam = models.goniometer(some.goniometer), models.beam(some.beam, 1.0)
+    matrix = models.crystal_orientation(some.crystal)
+    options = models.CrystalOptions(Ncells_abc=(9.0, 9.0, 9.0))
+    crystal = models.crystal(some.crystal, options)
+    refined_models = Experiment(models.panels(some.detector), beam, goniometer, crystal)
+    found = refined.written(one, refined_models, None, 2)
+    a_before, a_after = (_a_matrices(e.crystal) for e in (one, found))
+    np.testing.assert_allclose(a_after, a_before, rtol=0, atol=1e-12)
+    after = found.goniometer.get_setting_rotation_at_scan_points()
+    np.testing.assert_allclose(list(after), settings, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(list(found.beam.get_s0_at_scan_points()), vectors, atol=1e-12)
+    more = torch.from_numpy(Rotation.from_rotvec([0.3, 0, 0], degrees=True).as_matrix())
+    turned = replace(crystal, A=torch.cat([matrix[:-1], more @ matrix[-1:]]))
+    found = refined.written(one, replace(refined_models, crystal=turned), None, 2)
+    away = turns(_a_matrices(found.crystal), a_before)
+    np.testing.assert_allclose(away[:6], 0.0, atol=1e-5)
+    np.testing.assert_allclose(away[6:], [[0.3, 0, 0]] * 5, atol=1e-5)
+
+
+def _a_matrices(crystal: object) -> np.ndarray:
+    points = range(crystal.num_scan_points)
+    return np.array([crystal.get_A_at_scan_point(i) for i in points]).reshape(-1, 3, 3)
+
+
 def test_from_a_crystal_that_varies(data: Path) -> None:
     """As dials.refine writes it (here the true one, turned by 0.05 degrees): the curves are what
     is left; a static refinement keeps it too, of a part of the scan likewise."""
@@ -217,6 +254,8 @@ def test_damage_is_b_of_images(data: Path) -> None:
     assert "B" not in rows and not rows["scale"]["refined"]
     images = content["along_scan"][0]["images"]
     assert images["B"]["image"] == [4, 5, 6, 7, 8]
+    log = Path("nanobragg.refine.log").read_text()
+    assert "scale_*" in log and "B_*" in log and "B_2" not in log
     middle = np.arange(5) + 0.5
     b, sigma = (np.array(images["B"][name]) for name in ("value", "sigma"))
     assert np.abs((b - 1.5 * middle) / sigma).max() < 4 and sigma.max() < 0.5

@@ -67,8 +67,9 @@ def _along(axes: Any, name: str, one: dict[str, Any], color: str, title: str) ->
     sigma = np.array([np.nan if s is None else s for s in one["sigma"]])
     if title.startswith("change"):  # less than a thousandth of it is not seen otherwise
         size = 100 / value[0] if "%" in title else 1.0
+        unit = "Å" if one["unit"] == "A" else "degrees"
         value, sigma = size * (value - value[0]), size * sigma
-        name = f"{name}, {one['value'][0]:.4f} {one['unit']} at the first"
+        name = f"{name}, {one['value'][0]:.4f} {unit} at the first"
     if name in ("scale", "B"):
         axes.errorbar(image, value, sigma, fmt="o", markersize=3, color=color, label=name)
         return
