@@ -20,6 +20,7 @@ pytest.importorskip("dials")
 
 from dials.array_family import flex  # noqa: E402
 from dxtbx.model import ExperimentList  # noqa: E402
+from libtbx.phil import parse  # noqa: E402
 from libtbx.utils import Sorry  # noqa: E402
 from scan_models import KNOWN, drifting, experiment, simulated  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
@@ -30,6 +31,7 @@ from nanobragg_plugin.adapters import load as load_images  # noqa: E402
 from nanobragg_plugin.adapters import models, refined, shoeboxes  # noqa: E402
 from nanobragg_plugin.command_line import refine as command  # noqa: E402
 from nanobragg_plugin.models import Experiment  # noqa: E402
+from nanobragg_plugin.refine import schedule  # noqa: E402
 
 IMAGES = 10
 #: Of the images of 0.7 degrees, 2.5: a cubic spline through four.
@@ -307,3 +309,40 @@ def test_two_images(data: Path) -> None:
     assert names == [f"rotation_{axis}[{i}]" for axis in "xyz" for i in (0, 1)]
     errors = turns(matrices("refined.expt"), matrices("data.expt"))[3:6]
     assert np.abs(errors).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "args, stages",
+    [
+        (
+            ("parameters=orientation+cell+scale", "scan_varying=cell"),
+            ["orientation, cell, scale", "orientation, scale, scan_cell"],
+        ),
+        (
+            ("parameters=orientation+scale+amplitudes", "scan_varying=orientation"),
+            [
+                "orientation, scale",
+                "scale, scan_orientation",
+                "scale, amplitudes, scan_orientation",
+            ],
+        ),
+        (
+            ("parameters=b_factor+scale+image_scales+image_b", "scan_varying=None"),
+            ["image_scales, image_b"],
+        ),
+        (
+            ("parameters=orientation+scale", "stage.blur=2", "scan_varying=orientation"),
+            ["orientation, scale (blurred 2 times)", "scale, scan_orientation"],
+        ),
+        (
+            ("stage.parameters=scan_cell cell scale", "scan_varying=orientation"),
+            ["scan_cell, scale"],
+        ),
+    ],
+)
+def test_what_stages_refine(args: tuple[str, ...], stages: list[str]) -> None:
+    """What varies last, from what does not; what takes the place of something else is free
+    alone."""
+    given = parse("\n".join(f"refine.{arg}" for arg in (*args, "coarse=False")))
+    params = command.phil_scope.fetch(given).extract()
+    assert [str(one) for one in schedule.stages_of(params.refine)] == stages
