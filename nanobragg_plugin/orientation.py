@@ -22,6 +22,13 @@ def at_positions(points: Tensor, position: Tensor) -> Tensor:
     return points[index] * (1 - share) + points[index + 1] * share
 
 
+def points_of(exposure: Exposure, points: int) -> tuple[int, int]:
+    """The first and the last of so many scan points between which `at_positions` has an image."""
+    steps = torch.tensor(exposure.position, dtype=torch.float64)
+    lower = steps.floor().clamp(0, max(points - 2, 0))
+    return int(lower.min()), min(int(lower.max()) + 1, points - 1)
+
+
 def _positions(exposure: Exposure, like: Tensor) -> Tensor:
     return torch.tensor(exposure.position, dtype=torch.float64, device=like.device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from nanobragg_plugin import mosaic
 from nanobragg_plugin.adapters import checks, crystal_params, detector_levels
-from nanobragg_plugin.adapters.models import crystal_orientation
+from nanobragg_plugin.adapters.models import crystal_orientation, goniometer
 from nanobragg_plugin.adapters.shared_models import same_model
+from nanobragg_plugin.cell import b_matrix
 from nanobragg_plugin.models import Experiment
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
@@ -115,15 +117,21 @@ def spreads(params: Any, crystal: Any, three: bool) -> Spreads | None:
     return Spreads(tuple(degrees), scope.domains, scope.distribution, seed, frame)
 
 
-def written(experiment: Any, refined: Experiment, spread_deg: float | None) -> Any:
-    """A copy of a dxtbx experiment with refined models. spread_deg: for a crystal whose class has a
+def written(experiment: Any, refined: Experiment, spread_deg: float | None, before: int = 0) -> Any:
+    """A copy of a dxtbx experiment with refined models, which may be those of some images of its
+    scan, `before` images after its first: what varies along the scan keeps the changes of the
+    first and last of these in the images outside. spread_deg: for a crystal whose class has a
     mosaic model."""
     result = copy.copy(experiment)
     for name in ("beam", "detector", "goniometer", "crystal"):
         setattr(result, name, copy.deepcopy(getattr(experiment, name)))
-    matrices = [tuple(a.flatten().tolist()) for a in refined.crystal.A]
-    result.crystal.set_A(matrices[0])
-    if checks.scan_points(experiment.crystal):
+    points = 1 if experiment.scan is None else experiment.scan.get_num_images() + 1
+    matrices = _whole_scan(
+        refined.crystal.A, crystal_orientation(experiment.crystal), before, points, _carried
+    )
+    matrices = [tuple(a.flatten().tolist()) for a in matrices]
+    result.crystal.set_A(matrices[len(matrices) // 2])
+    if len(matrices) > 1:
         result.crystal.set_A_at_scan_points(matrices)
     if hasattr(result.crystal, "reset_unit_cell_errors"):
         result.crystal.reset_unit_cell_errors()
@@ -131,32 +139,82 @@ def written(experiment: Any, refined: Experiment, spread_deg: float | None) -> A
         result.crystal.set_mosaicity(spread_deg)
     if spread_deg is not None and hasattr(result.crystal, "set_half_mosaicity_deg"):
         result.crystal.set_half_mosaicity_deg(spread_deg / crystal_params.TOP_HAT)
-    _write_beam(result.beam, refined)
+    _write_beam(result.beam, refined, before, points)
     detector_levels.write(result.detector, refined.panels)
     if result.goniometer is not None:
         axis = refined.goniometer.axis
         result.goniometer.set_rotation_axis_datum(tuple(axis.tolist()))
-        settings = [tuple(one.flatten().tolist()) for one in refined.goniometer.setting]
+        settings = _whole_scan(
+            refined.goniometer.setting,
+            goniometer(experiment.goniometer).setting,
+            before,
+            points,
+            lambda end, base, other: end @ base.T @ other,
+        )
+        settings = [tuple(one.flatten().tolist()) for one in settings]
         result.goniometer.set_setting_rotation(settings[0])
         if checks.scan_points(experiment.goniometer):
             result.goniometer.set_setting_rotation_at_scan_points(settings)
     return result
 
 
+def _whole_scan(
+    values: Tensor,
+    base: Tensor,
+    before: int,
+    points: int,
+    carried: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Of values at some scan points [n, ...], the first of which is `before` points after the
+    scan's, those at all; base [1 or points, ...]: what they were. carried: what a value becomes
+    outside, from the end's, what that was, and what it was itself. Of one value: it."""
+    if len(values) == 1:
+        return values
+    base = base if len(base) > 1 else base.expand(points, *base.shape[1:])
+    last = before + len(values) - 1
+    left = [carried(values[0], base[before], base[i]) for i in range(before)]
+    right = [carried(values[-1], base[last], base[i]) for i in range(last + 1, points)]
+    return torch.stack([*left, *values, *right])
+
+
+def _carried(end: Tensor, base: Tensor, other: Tensor) -> Tensor:
+    """A matrix `other`, U B, with the turn and the change of cell that made `end` of `base`."""
+    (u_end, b_end), (u_base, b_base), (u, b) = map(_turn_and_cell, (end, base, other))
+    return u_end @ u_base.T @ u @ b @ torch.linalg.inv(b_base) @ b_end
+
+
+def _turn_and_cell(a_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    b = b_matrix(torch.from_numpy(_cell(a_matrix.numpy())))
+    return a_matrix @ torch.linalg.inv(b), b
+
+
 def shared_as(experiments: list[Any], results: list[Any]) -> list[Any]:
-    """The results, copies of experiments, with models shared where those share them."""
+    """The results, copies of experiments, with models shared where those share them, but crystals
+    that vary along different scans."""
     for name in ("beam", "detector", "goniometer", "crystal"):
         for number, experiment in enumerate(experiments):
             pairs = zip(experiments[:number], results)
-            first = (done for one, done in pairs if same_model(one, experiment, name))
+            varies = name == "crystal" and checks.scan_points(results[number].crystal) > 0
+            first = (
+                done
+                for one, done in pairs
+                if same_model(one, experiment, name)
+                and (not varies or same_model(one, experiment, "scan"))
+            )
             setattr(results[number], name, getattr(next(first, results[number]), name))
     return results
 
 
-def _write_beam(beam: Any, refined: Experiment) -> None:
-    points = refined.beam.direction[:, 0] / refined.beam.wavelength[:, :1]
+def _write_beam(beam: Any, refined: Experiment, before: int, points: int) -> None:
     if checks.scan_points(beam):
-        beam.set_s0_at_scan_points([tuple(one.tolist()) for one in points])
+        vectors = _whole_scan(
+            refined.beam.direction[:, 0] / refined.beam.wavelength[:, :1],
+            torch.tensor(list(beam.get_s0_at_scan_points()), dtype=torch.float64),
+            before,
+            points,
+            lambda end, base, other: other + end - base,
+        )
+        beam.set_s0_at_scan_points([tuple(one.tolist()) for one in vectors])
     weight = refined.beam.weight / refined.beam.weight.sum()
     mean = (refined.beam.direction * weight[:, None]).sum(1)[0]
     wavelength = float((refined.beam.wavelength[0] * weight).sum())

@@ -12,7 +12,7 @@ from libtbx.utils import Sorry
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nanobragg_plugin.adapters import checks, compared_images
+from nanobragg_plugin.adapters import checks, compared_images, dxtbx_versions
 from nanobragg_plugin.adapters.compared_tables import d_of_places
 
 #: Half the edge of the box of a reflection that has none, pixels and images.
@@ -201,8 +201,12 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
     if experiment.imageset is None:
         raise Sorry(f"{name} points at no images: give a list that does")
     images = compared_images.images_of(name, ExperimentList([experiment]))
+    before = 0  # images of the files before the first of those that were chosen
+    if experiment.scan is not None and dxtbx_versions.is_sequence(experiment.imageset):
+        before = experiment.scan.get_image_range()[0] - images.first
 
     def read(index: int) -> list[np.ndarray]:
+        index += before
         found = images.photons(images.first + index)
         values = experiment.imageset.get_raw_data(min(index, len(experiment.imageset) - 1))
         tuples = values if isinstance(values, tuple) else (values,)

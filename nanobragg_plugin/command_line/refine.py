@@ -32,8 +32,14 @@ from tqdm import tqdm
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import compared_files, geometry_phil, load
 from nanobragg_plugin.adapters import params as adapt
-from nanobragg_plugin.command_line.refine_files import Files, amplitudes_of, results, write
+from nanobragg_plugin.command_line.refine_files import (
+    Files,
+    amplitudes_of,
+    results,
+    write,
+)
 from nanobragg_plugin.refine import report, schedule, several
+from nanobragg_plugin.refine.along_scan import along_scans
 from nanobragg_plugin.refine.several import Whole
 from nanobragg_plugin.run import arguments, messages
 
@@ -104,6 +110,9 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     content = report.figures(target, found, known)
     stages = [(str(stage), one.losses) for stage, one in zip(made.stages, all_found)]
     content["stages"] = [{"stage": name, "losses": list(losses)} for name, losses in stages]
+    content["along_scan"] = along_scans(
+        target, found, known, [one.first_index + 1 for one in made.problems]
+    )
     _print(content)
     made_of = results(made, target, found, table)
     named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
@@ -119,6 +128,8 @@ def _print(content: dict) -> None:
     header = ["parameter", "unit", "start", "value", "sigma"]
     rows = report.rows_of(content)
     logger.info("\n%s", tabulate(rows, header, disable_numparse=True))
+    if report.shortened(content):
+        logger.info("%s", report.SHORTENED)
     for one in content["correlations"]:
         logger.info("  correlation of %s and %s: %.4f", *one["names"], one["correlation"])
     logger.info("chi^2 per degree of freedom: %.4f", content["chi_sqr_per_degree_of_freedom"])

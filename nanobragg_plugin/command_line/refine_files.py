@@ -58,7 +58,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
         crops = [(of + _title(table, one, box), crop) for box, crop in added.crops.items()]
         each.append(
             Result(
-                refined.written(one.experiment, experiment, sigma),
+                refined.written(one.experiment, experiment, sigma, one.images_before),
                 one.boxes.rows,
                 _columns(added, one),
                 refined.phil_text(experiment, made.fluence, spreads) + divergence,
@@ -76,7 +76,7 @@ def results(made: Whole, target: Joint, found: Found, table: Any) -> tuple[list[
 
 def _columns(added: Sums, one: Problem) -> dict[str, np.ndarray]:
     return {
-        "photons.centroid": added.centroid + [0, 0, _first(one)],
+        "photons.centroid": added.centroid + [0, 0, one.first_index],
         "photons.model": added.model,
         "photons.background": added.background,
         "photons.counted": added.counts,
@@ -124,6 +124,8 @@ def write(
         files.convergence: lambda: plots.convergence(stages, content["pixels"]),
         files.shoeboxes: lambda: plots.shoeboxes(crops),
     }
+    if content["along_scan"]:
+        pictures[files.along_scan] = lambda: plots.along_scans(content["along_scan"])
     drawn = {path: draw() for path, draw in pictures.items() if path is not None}
     for path, picture in drawn.items():
         with outputs.whole(path) as temporary:
@@ -133,12 +135,6 @@ def write(
         provenance.write_text(files.html, page.page(content, list(drawn.values())))
         named.append(files.html)
     return named
-
-
-def _first(made: Problem) -> int:
-    """The array index of the first image."""
-    scan = made.plan.dxtbx_experiment.scan
-    return 0 if scan is None else scan.get_array_range()[0]
 
 
 def _title(table: Any, made: Problem, box: int) -> str:
@@ -156,6 +152,7 @@ class Files:
     phil: tuple[Path, ...]
     convergence: Path | None
     shoeboxes: Path | None
+    along_scan: Path | None
     html: Path | None
 
     @classmethod
@@ -166,9 +163,11 @@ class Files:
             raise Sorry(f"output.prefix={prefix} names no file: give a name, as out/refined")
         several = len(numbers) > 1
         phil = tuple(Path(f"{prefix}_{n}.phil" if several else f"{prefix}.phil") for n in numbers)
-        ends = ".expt", ".refl", ".json", ".mtz", "_convergence.png", "_shoeboxes.png", ".html"
+        ends = ".expt", ".refl", ".json", ".mtz"
+        drawn = "_convergence.png", "_shoeboxes.png", "_scan_varying.png", ".html"
         paths = [Path(f"{prefix}{end}") for end in ends]
-        return cls(*paths[:4], phil, *(paths[4:] if params.pictures else (None,) * 3))
+        pictures = [Path(f"{prefix}{end}") if params.pictures else None for end in drawn]
+        return cls(*paths, phil, *pictures)
 
     def check(self, params: Any, inputs: list[str]) -> None:
         """`Sorry` unless all can be written, over no input."""

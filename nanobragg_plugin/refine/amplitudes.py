@@ -23,7 +23,7 @@ from nanobragg_plugin.refine.linear import Linear, linear
 from nanobragg_plugin.refine.parameters import Parameter
 from nanobragg_plugin.refine.parametrisations import Models
 from nanobragg_plugin.refine.positions import at_points
-from nanobragg_plugin.refine.target import Expected, Normal, State, Target, lit
+from nanobragg_plugin.refine.target import Normal, State, Target, lit
 from nanobragg_plugin.rotation import about_axis
 
 #: Of h, k, l modulo 2.
@@ -104,53 +104,23 @@ class AmplitudesTarget(Target):
 
     def without(self) -> Target:
         """As a target that knows nothing of amplitudes."""
-        names = "model", "data", "options", "noise", "background", "free", "image_scales"
-        return Target(**{name: getattr(self, name) for name in names})
+        names = "model", "data", "options", "noise", "background", "free"
+        own = "image_scales", "image_b"
+        return Target(**{name: getattr(self, name) for name in (*names, *own)})
 
     def normal(self, state: State) -> Normal:
         """The normal equations at a state, restraints included."""
-        others, places, _ = self._split
-        if not len(places):
-            return self.without().normal(state)
-        near, masks = self._near(state), self._masks(state)
-        shared, boxes, terms = len(self.shared_names), self.data.boxes, self.terms
-        zeros = state.inner.new_zeros
-        information, gradient = zeros(shared, shared), zeros(shared)
-        of_boxes, box_gradient = zeros(boxes, terms, terms), zeros(boxes, terms)
-        mixed = zeros(boxes, terms, shared)
-        loss = chi_sqr = 0.0
-        for number, picture in enumerate(self.data.pictures):
-            found, rows = self._columns(state, number, near, masks)
-            of = self.noise.terms(picture.counts, found.bragg + found.background)
-            design, weighted = self.design(picture), of.information * found.columns
-            information[rows[:, None], rows] += weighted @ found.columns.T
-            gradient[rows] += found.columns @ of.score
-            squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
-            of_boxes.index_add_(0, picture.box, squares)
-            box_gradient.index_add_(0, picture.box, of.score[:, None] * design)
-            seen, own = picture.box.unique(return_inverse=True)
-            part = zeros(len(seen), terms, len(rows))
-            part.index_add_(0, own, design[:, :, None] * weighted.T[:, None, :])
-            mixed[seen[:, None], :, rows] += part.transpose(1, 2)
-            loss += float(of.loss.sum())
-            chi_sqr += float(of.chi_sqr.sum())
-        more, slope, curvature = self.model.parameters.prior(state.inner)
-        numbers = self.numbers
-        free = len(numbers)
-        information[range(free), range(free)] += curvature[numbers]
-        gradient[:free] -= slope[numbers]
-        all_of = information, gradient, of_boxes, box_gradient, mixed
-        return Normal(*all_of, loss + float(more), chi_sqr, self.data.n)
+        return super().normal(state) if len(self._split[1]) else self.without().normal(state)
 
-    def _near(self, state: State) -> Linear:
-        """The models, by all free parameters but amplitudes."""
+    def _near(self, state: State) -> tuple[Linear, list[Tensor]]:
+        """The models, by all free parameters but amplitudes, and the masks of those."""
         numbers = self.numbers[self._split[0]]
 
         def make(free: Tensor) -> Models:
             whole = state.inner.index_copy(0, numbers, free) if len(free) else state.inner
             return self.model.models(self.model.parameters.outer(whole))
 
-        return linear(make, state.inner[numbers])
+        return linear(make, state.inner[numbers]), self._masks(state)
 
     def _masks(self, state: State) -> list[Tensor]:
         """Of each parity what the table of amplitudes changes by, with all free ones of it."""
@@ -170,17 +140,19 @@ class AmplitudesTarget(Target):
             for a, b, c in PARITIES.tolist()
         ]
 
-    def _columns(
-        self, state: State, number: int, near: Linear, masks: list[Tensor]
-    ) -> tuple[Expected, Tensor]:
-        """What is expected of a picture, with derivatives by some of the shared parameters, and
-        which these are."""
-        picture, others = self.data.pictures[number], self._split[0]
-        first = len(near.point)
-        at = torch.cat([near.point, near.point.new_zeros(len(masks))])
+    def _at(
+        self, near: Linear | tuple[Linear, list[Tensor]], picture: Picture
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a picture photons [n], columns [k, n] by free parameters, and which [k] these are."""
+        if isinstance(near, Linear):  # of no parameter
+            return super()._at(near, picture)
+        near, masks = near
+        own, seen, mix = near.seen_by(picture.exposure)
+        first = len(own.point)
+        at = torch.cat([own.point, own.point.new_zeros(len(masks))])
 
         def make(parameters: Tensor) -> Models:
-            experiment, factors = lit(near(parameters[:first]), picture)
+            experiment, factors = lit(own(parameters[:first]), picture)
             tangent = forward_ad.unpack_dual(parameters).tangent
             along = [0.0] * len(masks) if tangent is None else tangent[first:].tolist()
             changes = [one * mask for one, mask in zip(along, masks) if one]
@@ -191,25 +163,19 @@ class AmplitudesTarget(Target):
 
         images, slopes = jacobian(make, at, picture.exposure, self.options, flat=True)
         found, slope = torch.cat(images).double(), torch.cat(slopes, 1).double()
-        scale = state.log_scale[number].exp()
-        bragg, slope = scale * found, scale * slope
-        hits = self._hits_of(number, picture, near)
+        hits = self._hits_of(picture, near)
         used, inverse = hits.unique(return_inverse=True)
-        own = slope.new_zeros(len(used), len(bragg))
-        own.index_put_(
-            (inverse, torch.arange(len(bragg)).expand_as(hits)), slope[first:], accumulate=True
+        columns = slope.new_zeros(len(used), len(found))
+        columns.index_put_(
+            (inverse, torch.arange(len(found)).expand_as(hits)), slope[first:], accumulate=True
         )
-        own, used = own[used >= 0], used[used >= 0]
-        rows = [others, self._split[1][used]]
-        columns = [slope[:first], own]
-        if self.image_scales:
-            columns.append(bragg[None])
-            rows.append(torch.tensor([len(self.free) + number]))
-        background = (self.design(picture) * state.background[picture.box]).sum(1)
-        return Expected(bragg, torch.cat(columns), background), torch.cat(rows)
+        columns, used = columns[used >= 0], used[used >= 0]
+        which = torch.cat([self._split[0][seen], self._split[1][used]])
+        return found, torch.cat([mix @ slope[:first], columns]), which
 
-    def _hits_of(self, number: int, picture: Picture, near: Linear) -> Tensor:
+    def _hits_of(self, picture: Picture, near: Linear) -> Tensor:
         """[8, n]: of each parity which of the free amplitudes a pixel depends on, or -1."""
+        number = picture.number
         if number not in self._hits:
             experiment, factors = near.models
             h = fractional(experiment, picture.exposure, picture.masks)

@@ -22,7 +22,7 @@ def in_one(pictures: Sequence[Picture], experiment: Experiment, all_images: bool
 
     A background's terms are a level and KNOTS - 1 hats: `Target.design` takes ones and `place`.
     """
-    sines = [_sin_theta(picture, experiment) for picture in pictures]
+    sines = [sin_theta(picture, experiment) for picture in pictures]
     low = min(float(one.min()) for one in sines)
     high = max(float(one.max()) for one in sines)
     made = []
@@ -34,7 +34,7 @@ def in_one(pictures: Sequence[Picture], experiment: Experiment, all_images: bool
     return Data(tuple(made), 1 if all_images else len(made))
 
 
-def _sin_theta(picture: Picture, experiment: Experiment) -> Tensor:
+def sin_theta(picture: Picture, experiment: Experiment) -> Tensor:
     """[n] of the pixels' centres, about the first mean direction of the beam."""
     beam = experiment.beam.direction[0].mean(0)
     beam = beam / torch.linalg.vector_norm(beam)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from libtbx import Auto
 from libtbx.utils import Sorry
 from torch import Tensor
 
-from nanobragg_plugin.adapters import detector_levels, refined, shoeboxes
+from nanobragg_plugin.adapters import checks, detector_levels, refined, shoeboxes
 from nanobragg_plugin.adapters.params import Plan
 from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.models import Exposure, Panel
-from nanobragg_plugin.refine import backgrounds
+from nanobragg_plugin.refine import backgrounds, splines
 from nanobragg_plugin.refine import parametrisations as parts
 from nanobragg_plugin.refine.backgrounds import IN_ONE
 from nanobragg_plugin.refine.data import Data, centred, picture
@@ -26,6 +28,10 @@ from nanobragg_plugin.refine.parametrisations import Model
 
 #: What every model has, for the first stage and the start of the scale.
 ALWAYS = ("orientation", "domains", "mosaic", "scale")
+#: What each image has of its own, which is no parameter of the models.
+OF_IMAGES = "image_scales", "image_b"
+#: Before what refine.scan_varying names: what varies along the scan, in a stage.
+ALONG_SCAN = "scan_"
 #: Axes along and about which a detector moves, by what refine.parameters calls them.
 SHIFTS, DISTANCE, TILTS = "detector_shift", "distance", "detector_tilt"
 
@@ -46,12 +52,13 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
             "several sizes: only one of each is refined; give structure_factors.model.wavelength "
             "one value, and crystal.domain_size_spread_percent=0"
         )
-    found, names = [], {}
+    found, names, design = [], {}, _design(params.refine, plan, kinds)
+    kinds = {kind.removeprefix(ALONG_SCAN) for kind in kinds}
     for kind in (*ALWAYS, *sorted(kinds - set(ALWAYS))):
         if kind == "amplitudes":  # of all experiments, when all are known
             names[kind] = []
             continue
-        if kind == "image_scales" or (kind in (DISTANCE, TILTS) and SHIFTS in names):
+        if kind in OF_IMAGES or (kind in (DISTANCE, TILTS) and SHIFTS in names):
             continue
         if kind in (SHIFTS, DISTANCE, TILTS):
             moving = _detector(params, plan)
@@ -61,7 +68,15 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
             found += moving
             continue
         part = _part(kind, params, plan)
-        names[kind] = [] if part is None else [one.name for one in part.parameters]
+        if kind in design:
+            part = replace(part, design=design[kind])
+        elif kind == "b_factor" and design:  # of a cell that does not vary
+            a_matrix = plan.experiment.crystal.A[0]
+            part = replace(part, metric=a_matrix.T @ a_matrix)
+        own = [] if part is None else [one.name for one in part.parameters]
+        names[kind] = [name for name in own if "[" not in name]
+        if kind in design:
+            names[ALONG_SCAN + kind] = [name for name in own if "[" in name]
         if part is not None:
             found.append(part)
     # a cell changes B of A = U B: before anything turns the crystal
@@ -69,6 +84,33 @@ def build(params: Any, plan: Plan, kinds: set[str]) -> Built:
     start = plan.experiment, plan.structure_factors
     model = Model(start, found)
     return Built(model, {kind: tuple(own) for kind, own in names.items()})
+
+
+def _design(params: Any, plan: Plan, kinds: set[str]) -> dict[str, Tensor]:
+    """[points, knots] of what varies along the scan, by what refine.scan_varying calls it; params:
+    the scope refine, extracted."""
+    varying = [kind.removeprefix(ALONG_SCAN) for kind in kinds if kind.startswith(ALONG_SCAN)]
+    if not varying:
+        return {}
+    scan = plan.dxtbx_experiment.scan
+    if not checks.is_rotation(scan) or plan.n_images < 2:
+        raise Sorry(
+            f"refine.scan_varying: nothing varies along a scan of {plan.n_images} image"
+            f"{'s' if plan.n_images > 1 else ''}, or of stills; leave it out (stills are "
+            "experiments, each with an orientation of its own)"
+        )
+    images, width = plan.n_images, scan.get_oscillation()[1]
+    given = None if params.interval_deg is Auto else params.interval_deg
+    if given is not None and not math.isfinite(given):
+        raise Sorry(f"refine.interval_deg={given}: give degrees, or Auto")
+    intervals = splines.intervals_of(images, width, given)
+    if splines.knots_of(intervals) > images:
+        raise Sorry(
+            f"refine.interval_deg={given:g} asks for {splines.knots_of(intervals)} numbers of each "
+            f"curve, of a scan of {images} images of {width:g} degrees: give more"
+        )
+    made = splines.design(images + 1, intervals)
+    return dict.fromkeys(varying, made)
 
 
 def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
@@ -94,8 +136,7 @@ def _part(kind: str, params: Any, plan: Plan) -> parts.Part | None:
         return parts.BFactor()
     beam = experiment.beam
     if kind == "wavelength":
-        weight = beam.weight / beam.weight.sum()
-        return parts.Wavelength(float((beam.wavelength[0] * weight).sum()))
+        return parts.Wavelength(parts.mean_wavelength(beam))
     if kind == "beam":
         return parts.BeamDirection(parts.across(beam.direction[0].mean(0)))
     if kind == "divergence":
@@ -174,11 +215,9 @@ def _numbers(
     text: str, what: str, form: str, counts: tuple[int, ...], known: dict
 ) -> tuple[list[str], list[float]]:
     """The names and the numbers of a restraint or of limits; a name is of all experiments' that
-    have it, or a pattern."""
+    have it, `a[*]` of all numbers of the curve, or a pattern."""
     name, *words = (word.strip() for word in text.replace(" ", ",").split(",") if word.strip())
-    names = [
-        one for one in known if name in (one, one.rpartition(".")[0]) or fnmatchcase(one, name)
-    ]
+    names = [one for one in known if name in _called(one) or fnmatchcase(one, name)]
     if not names:
         shown = sorted(one for one in known if "(" not in one)
         raise Sorry(f"refine.{what}={text}: the parameters are {', '.join(shown)}")
@@ -189,6 +228,14 @@ def _numbers(
     if len(numbers) not in counts or not all(map(math.isfinite, numbers)):
         raise Sorry(f"refine.{what}={text}: give {form}, finite numbers")
     return names, numbers
+
+
+def _called(name: str) -> set[str]:
+    """What a parameter may be called: with or without its experiment and the place on a curve."""
+    alone = name.rpartition(".")[0] or name
+    return {
+        re.sub(r"\[\d+\]", number, one) for one in (name, alone) for number in (r"\g<0>", "[*]")
+    }
 
 
 def noise_of(params: Any) -> Noise:

@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.refine.data import Data, Picture
+from nanobragg_plugin.refine.normal import (
+    Expected,
+    Normal,
+    State,
+    kinds_of_images,
+    moved_images,
+)
 from nanobragg_plugin.refine.parameters import Parameters
 from nanobragg_plugin.refine.parametrisations import Model, Models
-from nanobragg_plugin.refine.target import Expected, Normal, State, Target
+from nanobragg_plugin.refine.target import Target
 
 #: Information about the mean of what amplitudes could take up altogether: it stays as it is.
 HELD = 1e8
@@ -126,9 +133,9 @@ class JointNormal:
 @dataclass(frozen=True)
 class Joint:
     """targets: of the experiments, without priors; numbers_of: what they are called; free: names of
-    parameters of `model` that are; image_scales: as of a target; held: groups of names, and of what
-    image_scales has, whose mean stays as it is, where `amplitudes` (names) are free, which would
-    take it up."""
+    parameters of `model` that are; image_scales, image_b: as of a target; held: groups of names,
+    and of what these two have, whose mean stays as it is, where `amplitudes` (names) are free,
+    which would take it up."""
 
     model: JointModel
     targets: tuple[Target, ...]
@@ -137,6 +144,7 @@ class Joint:
     image_scales: bool = False
     held: tuple[tuple[str, ...], ...] = ()
     amplitudes: frozenset[str] = frozenset()
+    image_b: bool = False
 
     @cached_property
     def own(self) -> tuple[Target, ...]:
@@ -146,7 +154,8 @@ class Joint:
         for target, place in zip(self.targets, self.model.places):
             pairs = zip(target.model.parameters.names, place.tolist())
             mine = tuple(name for name, at in pairs if names[at] in free)
-            found.append(replace(target, free=mine, image_scales=self.image_scales))
+            own = {"image_scales": self.image_scales, "image_b": self.image_b}
+            found.append(replace(target, free=mine, **own))
         return tuple(found)
 
     @property
@@ -171,46 +180,50 @@ class Joint:
 
     @property
     def shared_names(self) -> tuple[str, ...]:
-        """Of free parameters, then scales of images, experiment by experiment."""
-        if not self.image_scales:
-            return self.free
+        """Of free parameters, then scales of images, experiment by experiment, then their B."""
         several = len(self.targets) > 1
-        scales = [
-            f"scale_{one.number}.{number}" if several else f"scale_{one.number}"
-            for number, target in zip(self.numbers_of, self.targets)
-            for one in target.data.pictures
+        of_images = [
+            f"{kind}_{one.number}.{number}" if several else f"{kind}_{one.number}"
+            for kind in self.kinds
+            for number, one in self.picture_names()
         ]
-        return (*self.free, *scales)
+        return (*self.free, *of_images)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each image has of its own: scale, B."""
+        return kinds_of_images(self.image_scales, self.image_b)
 
     @cached_property
     def places(self) -> tuple[Tensor, ...]:
         """Of each target's shared parameters, where they are among all that are shared."""
         at = {number: place for place, number in enumerate(self.numbers.tolist())}
-        found, first = [], len(self.free)
+        found, first, all_images = [], len(self.free), len(self.picture_names())
         for target, place in zip(self.own, self.model.places):
             mine = [at[number] for number in place[target.numbers].tolist()]
-            count = len(target.data.pictures) if self.image_scales else 0
-            found.append(torch.tensor([*mine, *range(first, first + count)], dtype=torch.int64))
+            count = len(target.data.pictures)
+            for kind in range(len(self.kinds)):
+                mine += range(first + kind * all_images, first + kind * all_images + count)
+            found.append(torch.tensor(mine, dtype=torch.int64))
             first += count
         return tuple(found)
 
     def start(self) -> State:
         """The models' own values; backgrounds flat."""
         states = [target.start() for target in self.targets]
-        scales, backgrounds = (
+        others = (
             torch.cat([getattr(one, name) for one in states])
-            for name in ("log_scale", "background")
+            for name in ("log_scale", "background", "b")
         )
-        return State(self.model.parameters.start.clone(), scales, backgrounds)
+        return State(self.model.parameters.start.clone(), *others)
 
     def states(self, state: State) -> list[State]:
         """Of each experiment."""
         pictures = [len(target.data.pictures) for target in self.targets]
         boxes = [target.data.boxes for target in self.targets]
-        parts = zip(
-            self.model.places, state.log_scale.split(pictures), state.background.split(boxes)
-        )
-        return [State(state.inner[place], scales, own) for place, scales, own in parts]
+        scales, b = (one.split(pictures) for one in (state.log_scale, state.b))
+        parts = zip(self.model.places, scales, state.background.split(boxes), b)
+        return [State(state.inner[place], *own) for place, *own in parts]
 
     def expected(self, state: State) -> list[Expected]:
         """Of each picture, without derivatives."""
@@ -239,7 +252,8 @@ class Joint:
         if not self.amplitudes & set(self.free):
             return []
         found, names = [], self.shared_names
-        groups = [*self.held, names[len(self.free) :]]
+        of_images, count = names[len(self.free) :], len(self.picture_names())
+        groups = [*self.held, *(of_images[i : i + count] for i in range(0, len(of_images), count))]
         for group in groups:
             mine = torch.tensor([name in group for name in names], dtype=torch.float64)
             if mine.any():
@@ -251,11 +265,12 @@ class Joint:
         the bounds."""
         free = len(self.free)
         inner = state.inner.index_add(0, self.numbers, step[:free])
-        scales = state.log_scale + step[free:] if self.image_scales else state.log_scale
+        scales, b = moved_images(state, step[free:], self.kinds)
         boxes = [target.data.boxes for target in self.targets]
         parts = zip(self.targets, state.background.split(boxes), backgrounds.split(boxes))
         backgrounds = torch.cat([target.lit_still(old, new) for target, old, new in parts])
-        return State(self.model.parameters.clamped(inner), scales, state.background + backgrounds)
+        backgrounds = state.background + backgrounds
+        return State(self.model.parameters.clamped(inner), scales, backgrounds, b)
 
     def degrees_of_freedom(self) -> int:
         """Pixels less all that is refined."""

@@ -9,10 +9,12 @@ from nanobragg_plugin.compare.sections import Section, Table
 from nanobragg_plugin.refine import report
 
 CAPTIONS = "Loss a pixel", "Shoeboxes: counts, expected photons, residuals"
+ALONG = "Along the scan: curves with a band of one sigma, images with bars; all numbers in the JSON"
 
 
 def page(content: dict[str, Any], pictures: list[bytes]) -> str:
-    """Of all figures (`report.figures`), and the pictures of the way there and of shoeboxes."""
+    """Of all figures (`report.figures`), and the pictures of the way there, of shoeboxes and, where
+    something varies along scans, of them."""
     end = "It converged." if content["converged"] else f"Not converged: {content['reason']}."
     images = content["images"]
     about = [
@@ -20,7 +22,7 @@ def page(content: dict[str, Any], pictures: list[bytes]) -> str:
         f"of freedom {content['chi_sqr_per_degree_of_freedom']:.4f}. {end}"
     ]
     sections = [_parameters(content)]
-    for caption, picture in zip(CAPTIONS, pictures):
+    for caption, picture in zip((*CAPTIONS, ALONG), pictures):
         sections.append(Section(caption.partition(":")[0], (), (), {caption: picture}))
     return html.page("nanobragg.refine", about, sections)
 
@@ -39,4 +41,6 @@ def _parameters(content: dict[str, Any]) -> Section:
         + " ".join(f"{share:+.2f} {name}" for name, share in one["combination"].items())
         for one in content["undetermined"]
     )
+    if report.shortened(content):
+        notes = (report.SHORTENED, *notes)
     return Section("Parameters", notes, tuple(tables), {})

@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nanobragg_plugin import mosaic
-from nanobragg_plugin.cell import b_matrix
 from nanobragg_plugin.constants import RTD
-from nanobragg_plugin.models import Beam, Experiment
+from nanobragg_plugin.models import Beam
+from nanobragg_plugin.refine.crystal_parts import Cell as Cell
+from nanobragg_plugin.refine.crystal_parts import Models
+from nanobragg_plugin.refine.crystal_parts import Orientation as Orientation
 from nanobragg_plugin.refine.parameters import LOG, Parameter, Parameters
 from nanobragg_plugin.rotation import from_vector
-from nanobragg_plugin.structure_factors import StructureFactors
-
-Models = tuple[Experiment, StructureFactors]
 
 
 class Part(Protocol):
@@ -69,45 +67,6 @@ def _crystal(models: Models, **changes: object) -> Models:
 def _beam(models: Models, **changes: object) -> Models:
     experiment, factors = models
     return replace(experiment, beam=replace(experiment.beam, **changes)), factors
-
-
-@dataclass(frozen=True)
-class Cell:
-    """cells [points, 6] at the start, Angstrom and degrees; names and values of those that are
-    free, and matrix [6, free]: what they change the six by, as the space group has it."""
-
-    cells: Tensor
-    names: tuple[str, ...]
-    values: tuple[float, ...]
-    matrix: Tensor
-
-    @cached_property
-    def parameters(self) -> tuple[Parameter, ...]:
-        edge = {"a", "b", "c"}
-        return tuple(
-            Parameter(name, "A" if name in edge else "deg", value, 0.03 * value)
-            if name in edge
-            else Parameter(name, "deg", value, 3.0)
-            for name, value in zip(self.names, self.values)
-        )
-
-    def apply(self, models: Models, values: Tensor) -> Models:
-        start = self.cells.new_tensor(self.values)
-        changed = self.cells + self.matrix @ (values - start)
-        turn = models[0].crystal.A @ torch.linalg.inv(b_matrix(self.cells))
-        return _crystal(models, A=turn @ b_matrix(changed))
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """A rotation vector, degrees, in the laboratory with the goniometer at datum."""
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return tuple(Parameter(f"rotation_{axis}", "deg", 0.0, 3.0) for axis in "xyz")
-
-    def apply(self, models: Models, values: Tensor) -> Models:
-        return _crystal(models, A=from_vector(values / RTD) @ models[0].crystal.A)
 
 
 @dataclass(frozen=True)
@@ -177,7 +136,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class BFactor:
-    """Amplitudes times exp(-B (sin(theta)/lambda)^2) of their reflections, B in square Angstrom."""
+    """Amplitudes times exp(-B (sin(theta)/lambda)^2) of their reflections, B in square Angstrom.
+    metric [3, 3] 1/Angstrom^2: of the reciprocal cell; None: the one of the crystal as it is."""
+
+    metric: Tensor | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -189,7 +151,8 @@ class BFactor:
             torch.arange(size, dtype=torch.float64) + (low - 1)
             for size, low in zip(factors.Fhkl.shape, factors.hkl_min)
         ]
-        metric = experiment.crystal.A[0].T @ experiment.crystal.A[0]
+        a_matrix = experiment.crystal.A[0]
+        metric = a_matrix.T @ a_matrix if self.metric is None else self.metric
         h, k, l = torch.meshgrid(*axes, indexing="ij")
         stol_sqr = (metric[0, 0] * h * h + metric[1, 1] * k * k + metric[2, 2] * l * l) / 4 + (
             metric[0, 1] * h * k + metric[0, 2] * h * l + metric[1, 2] * k * l
@@ -292,6 +255,11 @@ def _middle(beam: Beam) -> Tensor:
     """[points, 1, 3]: the mean direction."""
     middle = (beam.direction * (beam.weight / beam.weight.sum())[:, None]).sum(1, keepdim=True)
     return middle / torch.linalg.vector_norm(middle, dim=-1, keepdim=True)
+
+
+def mean_wavelength(beam: Beam) -> float:
+    """Of a beam's sources, Angstrom, by their weights, at its first point."""
+    return float((beam.wavelength[0] * beam.weight).sum() / beam.weight.sum())
 
 
 def divergence_of(beam: Beam) -> float:

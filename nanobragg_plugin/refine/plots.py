@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,56 @@ def convergence(stages: Sequence[tuple[str, Sequence[float]]], pixels: int) -> b
     axes.grid(alpha=0.3, zorder=0)
     axes.legend(fontsize=7)
     return png(figure)
+
+
+#: What is drawn along a scan: a title, and of which names.
+ALONG = (
+    ("turn from the start / degrees", ("rotation_x", "rotation_y", "rotation_z")),
+    ("change of the cell / %", ("a", "b", "c")),
+    ("change of the cell / degrees", ("alpha", "beta", "gamma")),
+    ("scale of the image", ("scale",)),
+    ("B of the image / Å²", ("B",)),
+)
+#: Experiments that are drawn.
+MOST_SCANS = 4
+
+
+def along_scans(found: Sequence[dict[str, Any]]) -> bytes:
+    """Of `along_scan.along_scans`: curves and images with their sigmas, a column an experiment, the
+    first of them."""
+    found = found[:MOST_SCANS]
+    of = [{**one["curves"], **one["images"]} for one in found]
+    rows = [(title, names) for title, names in ALONG if any(set(names) & set(o) for o in of)]
+    figure = figure_of(6.2 * len(found), 2.2 * len(rows) + 0.4)
+    axes = figure.subplots(len(rows), len(found), squeeze=False, sharex="col")
+    for column, (one, known) in enumerate(zip(found, of)):
+        axes[0, column].set_title(f"experiment {one['experiment']}", fontsize=9)
+        axes[-1, column].set_xlabel("image")
+        for row, (title, names) in enumerate(rows):
+            for number, name in enumerate(names):
+                if name in known:
+                    _along(axes[row, column], name, known[name], f"C{number}", title)
+            axes[row, column].set_ylabel(title, fontsize=8)
+            axes[row, column].grid(alpha=0.3, zorder=0)
+            if axes[row, column].lines:
+                axes[row, column].legend(fontsize=7)
+    return png(figure)
+
+
+def _along(axes: Any, name: str, one: dict[str, Any], color: str, title: str) -> None:
+    """One of the curves, with a band of a sigma, or of images, with bars."""
+    image, value = np.array(one["image"]), np.array(one["value"])
+    sigma = np.array([np.nan if s is None else s for s in one["sigma"]])
+    if title.startswith("change"):  # less than a thousandth of it is not seen otherwise
+        size = 100 / value[0] if "%" in title else 1.0
+        unit = "Å" if one["unit"] == "A" else "degrees"
+        value, sigma = size * (value - value[0]), size * sigma
+        name = f"{name}, {one['value'][0]:.4f} {unit} at the first"
+    if name in ("scale", "B"):
+        axes.errorbar(image, value, sigma, fmt="o", markersize=3, color=color, label=name)
+        return
+    axes.plot(image, value, "-", color=color, label=name)
+    axes.fill_between(image, value - sigma, value + sigma, color=color, alpha=0.25, linewidth=0)
 
 
 def shoeboxes(crops: Sequence[tuple[str, np.ndarray]]) -> bytes:

@@ -43,6 +43,18 @@ class Problem:
     notes: tuple[str, ...]
     number: int
 
+    @property
+    def first_index(self) -> int:
+        """The array index of the first image that is refined against, 0 of a still."""
+        scan = self.plan.dxtbx_experiment.scan
+        return 0 if scan is None else scan.get_array_range()[0]
+
+    @property
+    def images_before(self) -> int:
+        """Images of the scan before it."""
+        scan = self.experiment.scan
+        return 0 if scan is None else self.first_index - scan.get_array_range()[0]
+
 
 def problem(
     params: Any,

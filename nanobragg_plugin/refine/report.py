@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from nanobragg_plugin.refine.sigmas import Sigmas, Undetermined, sigmas
 
 #: Correlations of at least this are printed.
 HIGH = 0.9
+#: Numbers of a curve, or of images, up to which each is printed.
+MOST_ROWS = 3
+#: What is said below a table that has not all.
+SHORTENED = "[*], _*: the least and the largest of the numbers along the scan; PREFIX.json has all"
 
 
 def found_sigmas(target: Joint, found: Found) -> Sigmas:
@@ -25,9 +30,9 @@ def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
     parameters = target.model.parameters
     values = parameters.outer(found.state.inner)
     at = dict(zip(known.names, range(len(known.names))))
-    rows = []
+    rows, varying = [], _varying(known.names)
     for number, one in enumerate(parameters.all):
-        if one.name in target.amplitudes:
+        if one.name in target.amplitudes or one.name in varying:
             continue
         rows.append(
             {
@@ -39,11 +44,12 @@ def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
                 "sigma": _finite(float(known.sigma[at[one.name]])) if one.name in at else None,
             }
         )
-    scales = found.state.log_scale.exp().tolist() if target.image_scales else []
-    for name, scale in zip(target.shared_names[len(target.free) :], scales):
-        sigma = _finite(float(known.sigma[at[name]]))
-        row = {"name": name, "unit": "", "start": 1.0, "value": scale, "refined": True}
-        rows.append({**row, "sigma": sigma})
+    of_images = {"scale": found.state.log_scale.exp(), "B": found.state.b}
+    values = torch.cat([values[:0], *(of_images[kind] for kind in target.kinds)]).tolist()
+    for name, value in zip(target.shared_names[len(target.free) :], values):
+        unit, start = ("", 1.0) if name.startswith("scale") else ("A^2", 0.0)
+        row = {"name": name, "unit": unit, "start": start, "value": value, "refined": True}
+        rows.append({**row, "sigma": _finite(float(known.sigma[at[name]]))})
     freedom = target.degrees_of_freedom()
     return {
         "parameters": rows,
@@ -67,6 +73,12 @@ def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
     }
 
 
+def _varying(names: tuple[str, ...]) -> set[str]:
+    """What curves of these names are of, which is 0 beside them."""
+    of = {re.sub(r"\[\d+\]", "", name) for name in names if "[" in name}
+    return of | {name.partition(".")[0] for name in of}
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -85,9 +97,42 @@ def _correlations(known: Sigmas, amplitudes: frozenset[str]) -> list[dict[str, A
 
 
 def rows_of(content: dict[str, Any]) -> list[list[str]]:
-    """Of the table that is printed: name, unit, start, value, sigma."""
-    rows = []
+    """Of the table that is printed: name, unit, start, value, sigma; the numbers of a curve, and
+    what each image has, if there are more than MOST_ROWS, in one row: the least and the largest."""
+    rows, groups = [], {}
     for one in content["parameters"]:
+        groups.setdefault(_group(one["name"]), []).append(one)
+    for name, group in groups.items():
+        rows += [_range(name, group)] if len(group) > MOST_ROWS else _single_rows(group)
+    return rows
+
+
+def _group(name: str) -> str:
+    """What a parameter is one of: `a[0]` of `a[]`, `scale_3.1` of `scale_*.1`; itself."""
+    if re.match(r"(scale|B)_\d+(\.\d+)?$", name):
+        return re.sub(r"_\d+", "_*", name)
+    return re.sub(r"\[\d+\]", "[*]", name)
+
+
+def shortened(content: dict[str, Any]) -> bool:
+    """Whether the table has not all rows."""
+    return len(rows_of(content)) < len(content["parameters"])
+
+
+def _range(name: str, group: list[dict[str, Any]]) -> list[str]:
+    known = [one["sigma"] for one in group if one["sigma"] is not None]
+    digits = _digits(min(known)) if known else 5
+    low, high = (f(one["value"] for one in group) for f in (min, max))
+    sigma = f"{min(known):.2g} to {max(known):.2g}" if known else "held"
+    lost = sum(one["refined"] and one["sigma"] is None for one in group)
+    sigma = f"{lost} undetermined" if lost else sigma
+    start, value = f"{group[0]['start']:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+    return [name, group[0]["unit"], start, value, sigma]
+
+
+def _single_rows(group: list[dict[str, Any]]) -> list[list[str]]:
+    rows = []
+    for one in group:
         sigma = "held"
         if one["refined"]:
             sigma = "undetermined" if one["sigma"] is None else f"{one['sigma']:.2g}"

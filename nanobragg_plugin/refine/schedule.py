@@ -11,7 +11,7 @@ from libtbx.utils import Sorry
 from torch import Tensor
 
 from nanobragg_plugin.refine import lbfgs, positions, sampled
-from nanobragg_plugin.refine.build import Built
+from nanobragg_plugin.refine.build import ALONG_SCAN, OF_IMAGES, Built
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
@@ -30,8 +30,15 @@ GEOMETRY = (
 KINDS = (
     *("orientation", "cell", "domains", "mosaic", "scale", "detector_shift", "distance"),
     *("detector_tilt", "beam", "wavelength", "spindle", "b_factor", "image_scales"),
-    *("amplitudes", "setting", "divergence"),
+    *("amplitudes", "setting", "divergence", "image_b", "scan_orientation", "scan_cell"),
 )
+#: What cannot be free beside what is of the same, and finer.
+COARSER = {
+    "image_scales": "scale",
+    "image_b": "b_factor",
+    "scan_orientation": "orientation",
+    "scan_cell": "cell",
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,25 @@ def stages_of(params: Any) -> list[Stage]:
             known = bool(set(without) & set(SCALES))
             found.append(Stage(_one_scale((*without, *(() if known else scale)))))
         found.append(Stage(_one_scale(chosen)))
+    if params.scan_varying and not any(_along_scan(one) for one in found):
+        more = tuple(ALONG_SCAN + kind for kind in params.scan_varying)
+        if "amplitudes" in chosen and not given:  # again the others first
+            found[-1] = Stage(_one_scale((*found[-2].kinds, *more)))
+        found.append(Stage(_one_scale((*chosen, *more))))
     if not params.coarse:
         return found
     return [one for stage in found for one in (replace(stage, coarse=True), stage)]
 
 
 def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the one scale where each image has its own."""
-    if "image_scales" not in kinds:
-        return kinds
-    return tuple(kind for kind in kinds if kind != "scale")
+    """Without the one scale where each image has its own, and so on."""
+    coarser = {COARSER.get(kind) for kind in kinds}
+    return tuple(kind for kind in kinds if kind not in coarser)
+
+
+def _along_scan(stage: Stage) -> list[str]:
+    """Of a stage what varies along the scan."""
+    return [kind for kind in stage.kinds if kind.startswith(ALONG_SCAN)]
 
 
 def run(
@@ -103,13 +119,14 @@ def run(
     """
     state, found = target.start(), []
     if spots is not None:
-        kinds = {kind for stage in stages for kind in stage.kinds}
+        kinds = {kind.removeprefix(ALONG_SCAN) for stage in stages for kind in stage.kinds}
         free = [name for kind in GEOMETRY if kind in kinds for name in built.names[kind]]
         inner = (
             positions.refine(built.model, state.inner, tuple(free), spots) if free else state.inner
         )
         state = replace(state, inner=inner)
     for number, stage in enumerate(stages):
+        state = varying(target, built, state, stage)
         kept, state = state, blurred(built, state, stage.blur)
         if number == 0:
             state = _with_scale(target, state)
@@ -137,13 +154,32 @@ def chosen_method(method: str, target: Joint) -> str:
 
 def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
     """With the free parameters of a stage."""
-    kept = [kind for kind in stage.kinds if kind != "image_scales"]
+    kept = [kind for kind in stage.kinds if kind not in OF_IMAGES]
     if stage.blur > 1:
         kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
     free = tuple(name for kind in kept for name in built.names[kind])
     if stage.coarse:
         target = replace(target, targets=tuple(map(sampled.coarse, target.targets)))
-    return replace(target, free=free, image_scales="image_scales" in stage.kinds)
+    own = {kind: kind in stage.kinds for kind in OF_IMAGES}
+    return replace(target, free=free, **own)
+
+
+def varying(target: Joint, built: Built, state: State, stage: Stage) -> State:
+    """With what the stage has vary along the scan at no change of all images: the curves' numbers
+    take it up."""
+    names, start = target.model.parameters.names, target.model.parameters.start
+    free = {name for kind in _along_scan(stage) for name in built.names[kind]}
+    inner, taken = state.inner.clone(), {}
+    for model, place in zip(target.model.each, target.model.places):
+        at = dict(zip(model.parameters.names, place.tolist()))
+        for name, number in at.items():
+            if names[number] in free:
+                taken[number] = at[name.partition("[")[0]]
+    for number, same in taken.items():
+        inner[number] += state.inner[same] - start[same]
+    for same in taken.values():
+        inner[same] = start[same]
+    return replace(state, inner=inner)
 
 
 def _changed(built: Built, state: State, kind: str, inner: Callable[[Tensor], Tensor]) -> State:

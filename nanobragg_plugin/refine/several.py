@@ -122,7 +122,7 @@ def _models(problems: Sequence[Problem]) -> list[dict[str, int]]:
     found = []
     for one in problems:
         first = {}
-        for name in dict.fromkeys(OWNERS.values()):
+        for name in (*dict.fromkeys(OWNERS.values()), "scan"):
             same = (
                 other.number
                 for other in problems
@@ -140,6 +140,9 @@ def _owners(one: Problem, first: dict[str, int]) -> dict[str, object]:
         owner = OWNERS.get(kind, "experiment")
         if kind == "amplitudes":
             owner = kind
+        if kind.startswith(build.ALONG_SCAN):  # of a crystal as it was in a scan
+            found.update(dict.fromkeys(names, (kind, (first["crystal"], first["scan"]))))
+            continue
         for name in names:
             found[name] = owner, -1 if owner == "amplitudes" else first.get(owner, one.number)
     return found

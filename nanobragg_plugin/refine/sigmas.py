@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from nanobragg_plugin.refine.target import State, Target
 
 #: Part of a combination's length that a parameter must have to be named with it.
 SHARE = 0.2
+#: Square Angstrom: by how much the B of an image might be wrong at all.
+MOST_B = 100.0
 #: Of the least uncertain combination's information: below this a combination has none but rounding.
 ROUNDING = 1e-13
 
@@ -53,13 +56,14 @@ def sigmas(target: Target, state: State, information: Tensor) -> Sigmas:
     A combination of parameters whose sigma is more than their reach is undetermined; those that
     take part in one have no sigma.
     """
-    names, free = target.shared_names, len(target.free)
+    names = target.shared_names
     parameters, numbers = target.model.parameters, target.numbers
-    scales = len(names) - free
-    ten = torch.full((scales,), 10.0, dtype=torch.float64).log()
-    reach = torch.cat([parameters.reach[numbers], ten])
     slopes = parameters.slopes(state.inner)[numbers]
-    slopes = torch.cat([slopes, state.log_scale.exp() if scales else slopes[:0]])
+    reach, slopes = [parameters.reach[numbers]], [slopes]
+    for kind in target.kinds:
+        reach.append(torch.full_like(state.b, math.log(10) if kind == "scale" else MOST_B))
+        slopes.append(state.log_scale.exp() if kind == "scale" else torch.ones_like(state.b))
+    reach, slopes = torch.cat(reach), torch.cat(slopes)
     values, vectors = torch.linalg.eigh(reach[:, None] * information * reach)
     known = values > max(1.0, ROUNDING * float(values.max()))
     inverse = torch.where(known, 1 / torch.where(known, values, torch.ones_like(values)), 0.0)

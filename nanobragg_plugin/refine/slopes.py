@@ -36,26 +36,28 @@ def _of_target(target: Target, state: State) -> tuple[float, float, Tensor, Tens
     leaves = [one.detach().requires_grad_(one.requires_grad) for one in made]
     detached = with_tensors(models, iter(leaves))
     of_boxes = torch.zeros_like(state.background)
-    scales = torch.zeros_like(state.log_scale)
+    of_images = {kind: torch.zeros_like(state.log_scale) for kind in target.kinds}
     loss = chi_sqr = 0.0
     for number, picture in enumerate(target.data.pictures):
         experiment, factors = lit(detached, picture)
         images = simulate(experiment, picture.exposure, factors, target.options)
         found = torch.cat([image[mask] for image, mask in zip(images, picture.masks)])
-        bragg = state.log_scale[number].exp() * found.detach().double()
+        scale, slopes = target.on_image(state, number)
+        bragg = scale * found.detach().double()
         design = target.design(picture)
         background = (design * state.background[picture.box]).sum(1)
         of = target.noise.terms(picture.counts, bragg + background)
-        scales[number] = of.score @ bragg
+        for kind, along in slopes.items():
+            of_images[kind][number] = (of.score * bragg * along).sum()
         of_boxes.index_add_(0, picture.box, of.score[:, None] * design)
         loss, chi_sqr = loss + float(of.loss.sum()), chi_sqr + float(of.chi_sqr.sum())
         if found.requires_grad:
-            found.backward((state.log_scale[number].exp() * of.score).to(found))
+            found.backward((scale * of.score).to(found))
     pairs = [(one, leaf.grad) for one, leaf in zip(made, leaves) if leaf.grad is not None]
     slope = torch.zeros_like(free)
     if pairs:
-        outputs, slopes = zip(*pairs)
-        (found_slope,) = torch.autograd.grad(outputs, free, slopes, allow_unused=True)
+        outputs, along = zip(*pairs)
+        (found_slope,) = torch.autograd.grad(outputs, free, along, allow_unused=True)
         slope = slope if found_slope is None else found_slope
-    slope = torch.cat([slope, scales]) if target.image_scales else slope
+    slope = torch.cat([slope, *of_images.values()])
     return loss, chi_sqr, slope.detach(), of_boxes

@@ -16,11 +16,18 @@ from torch import Tensor
 
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import Experiment, SimulationOptions
-from nanobragg_plugin.refine.backgrounds import IN_ONE, KNOTS
+from nanobragg_plugin.refine.backgrounds import IN_ONE, KNOTS, sin_theta
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.linear import Linear, linear
 from nanobragg_plugin.refine.noise import FLOOR, Noise
-from nanobragg_plugin.refine.parametrisations import Model, Models
+from nanobragg_plugin.refine.normal import (
+    Expected,
+    Normal,
+    State,
+    kinds_of_images,
+    moved_images,
+)
+from nanobragg_plugin.refine.parametrisations import Model, Models, mean_wavelength
 from nanobragg_plugin.simulate import Choice, Simulator
 
 #: Terms of a shoebox's background.
@@ -28,81 +35,10 @@ BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3, "image": KNOTS, "global": K
 
 
 @dataclass(frozen=True)
-class State:
-    """inner [p]: of all parameters of the model, free or not; log_scale [pictures]; background
-    [boxes, terms], photons: in the middle, and by how much it changes along slow and fast over half
-    the box."""
-
-    inner: Tensor
-    log_scale: Tensor
-    background: Tensor
-
-
-@dataclass(frozen=True)
-class Normal:
-    """At a state: information, half the expected second derivatives of the loss, and gradient,
-    minus half its gradient, of the shared parameters [s] (free ones, then scales of images), of the
-    backgrounds [boxes, terms], and of both: mixed [boxes, terms, s]; loss; chi_sqr and the number
-    of pixels that it is of."""
-
-    information: Tensor
-    gradient: Tensor
-    of_boxes: Tensor
-    box_gradient: Tensor
-    mixed: Tensor
-    loss: float
-    chi_sqr: float
-    n: int
-
-    def damped(self, damping: float) -> Normal:
-        """Levenberg and Marquardt's: with larger diagonals."""
-        grown = 1 + damping
-        diagonal = torch.diag(self.information.diagonal())
-        of_boxes = torch.diag_embed(self.of_boxes.diagonal(dim1=-2, dim2=-1))
-        return replace(
-            self,
-            information=self.information + (grown - 1) * diagonal,
-            of_boxes=self.of_boxes + (grown - 1) * of_boxes,
-        )
-
-    def reduced(self) -> tuple[Tensor, Tensor]:
-        """Information [s, s] and gradient [s] of the shared parameters where backgrounds follow."""
-        if self.of_boxes.shape[1] == 0:
-            return self.information, self.gradient
-        solved = torch.linalg.solve(self._regular(), self.mixed)  # [boxes, terms, s]
-        information = self.information - torch.einsum("bts,btr->sr", self.mixed, solved)
-        gradient = self.gradient - torch.einsum("bts,bt->s", solved, self.box_gradient)
-        return (information + information.T) / 2, gradient
-
-    def backgrounds(self, step: Tensor) -> Tensor:
-        """The step of the backgrounds [boxes, terms] that goes with one [s] of the others."""
-        if self.of_boxes.shape[1] == 0:
-            return self.box_gradient
-        left = self.box_gradient - self.mixed @ step
-        return torch.linalg.solve(self._regular(), left[..., None])[..., 0]
-
-    def _regular(self) -> Tensor:
-        """Of the boxes, so that one without pixels, or of a single row, has an inverse."""
-        size = self.of_boxes.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=1e-12)
-        eye = torch.eye(self.of_boxes.shape[1], dtype=size.dtype)
-        return self.of_boxes + 1e-9 * size[:, None, None] * eye
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Photons expected of a picture's pixels [n]: the crystal's, with their derivatives [s, n] by
-    the shared parameters, and the background's."""
-
-    bragg: Tensor
-    columns: Tensor
-    background: Tensor
-
-
-@dataclass(frozen=True)
 class Target:
-    """A model against data. free: names of the parameters that are; image_scales: whether each
-    image has a scale of its own; background: one of BACKGROUNDS; choices: of kernels, kept from
-    image to image."""
+    """A model against data. free: names of the parameters that are; image_scales, image_b: whether
+    each image has a scale or a B of its own; background: one of BACKGROUNDS; choices: of kernels,
+    kept from image to image."""
 
     model: Model
     data: Data
@@ -111,6 +47,7 @@ class Target:
     background: str = "plane"
     free: tuple[str, ...] = ()
     image_scales: bool = False
+    image_b: bool = False
     choices: dict[str, Choice] = field(default_factory=dict, compare=False)
 
     @property
@@ -129,9 +66,14 @@ class Target:
 
     @property
     def shared_names(self) -> tuple[str, ...]:
-        """Of the parameters that all shoeboxes share: free ones, and scales of images."""
-        scales = [f"scale_{one.number}" for one in self.data.pictures] if self.image_scales else []
-        return (*self.free, *scales)
+        """Of the parameters that all shoeboxes share: free ones, scales of images, their B."""
+        numbers = [one.number for one in self.data.pictures]
+        return (*self.free, *(f"{kind}_{number}" for kind in self.kinds for number in numbers))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What each image has of its own: scale, B."""
+        return kinds_of_images(self.image_scales, self.image_b)
 
     def start(self) -> State:
         """The model's own values; backgrounds flat, as the shoeboxes' weaker pixels have it."""
@@ -141,37 +83,61 @@ class Target:
             counts = torch.cat([one.counts for one in pictures])
             background[:, 0] = _flat(counts, torch.cat([one.box for one in pictures]), boxes)
         scales = torch.zeros(len(pictures), dtype=torch.float64)
-        return State(self.model.parameters.start.clone(), scales, background)
+        return State(self.model.parameters.start.clone(), scales, background, scales.clone())
 
     def expected(self, state: State) -> list[Expected]:
         """Of each picture, without derivatives."""
         near = linear(self._models(state.inner), state.inner.new_zeros(0))
-        return [self._expected(state, number, near) for number in range(len(self.data.pictures))]
+        pictures = enumerate(self.data.pictures)
+        return [
+            self._expected(state, number, self._at(near, picture)) for number, picture in pictures
+        ]
 
-    def _expected(self, state: State, number: int, near: Linear) -> Expected:
+    def _expected(
+        self, state: State, number: int, found: tuple[Tensor, Tensor, Tensor]
+    ) -> Expected:
+        """Of a picture's photons on the common scale, their columns, and of which parameters."""
         picture = self.data.pictures[number]
+        photons, slope, which = found
+        scale, slopes = self.on_image(state, number)
+        bragg = scale * photons
+        slope = torch.cat([scale * slope, *(bragg * one for one in slopes.values())])
+        first, count = len(self.free), len(self.data.pictures)
+        own = [first + at * count + number for at in range(len(self.kinds))]
+        which = torch.cat([which, torch.tensor(own, dtype=torch.int64)])
+        background = (self.design(picture) * state.background[picture.box]).sum(1)
+        return Expected(bragg, slope, background, which)
+
+    def on_image(self, state: State, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a picture's photons are multiplied by [n or 1], and what its logarithm changes by
+        [1, n or 1] with each of `kinds`."""
+        picture, experiment = self.data.pictures[number], self.model.start[0]
+        scale, slopes = state.log_scale[number].exp()[None], {}
+        if self.image_scales:
+            slopes["scale"] = torch.ones_like(scale)[None]
+        if self.image_b or bool(state.b[number] != 0):
+            stol_sqr = (sin_theta(picture, experiment) / mean_wavelength(experiment.beam)) ** 2
+            scale = scale * torch.exp(-2 * state.b[number] * stol_sqr)
+            if self.image_b:
+                slopes["B"] = -2 * stol_sqr[None]
+        return scale, slopes
+
+    def _at(self, near: Linear, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a picture photons [n], columns [k, n] by free parameters, and which [k] these are."""
+        own, which, mix = near.seen_by(picture.exposure)
 
         def make(free: Tensor) -> Models:
-            return lit(near(free), picture)
+            return lit(own(free), picture)
 
-        if len(near.point):
-            of = make, near.point, picture.exposure, self.options
+        if len(which):
+            of = make, own.point, picture.exposure, self.options
             images, slopes = jacobian(*of, flat=True, choices=self.choices)
-            found, slope = torch.cat(images).double(), torch.cat(slopes, 1).double()
-        else:
-            experiment, factors = make(near.point)
-            images = self._simulated(experiment, factors, picture)
-            picked = [image[mask] for image, mask in zip(images, picture.masks)]
-            found = torch.cat(picked).double()
-            slope = found.new_zeros(0, len(found))
-        scale = state.log_scale[number].exp()
-        bragg, slope = scale * found, scale * slope
-        if self.image_scales:
-            own = bragg.new_zeros(len(self.data.pictures), len(bragg))
-            own[number] = bragg
-            slope = torch.cat([slope, own])
-        background = (self.design(picture) * state.background[picture.box]).sum(1)
-        return Expected(bragg, slope, background)
+            return torch.cat(images).double(), mix @ torch.cat(slopes, 1).double(), which
+        experiment, factors = make(own.point)
+        images = self._simulated(experiment, factors, picture)
+        picked = [image[mask] for image, mask in zip(images, picture.masks)]
+        found = torch.cat(picked).double()
+        return found, found.new_zeros(0, len(found)), which
 
     @torch.no_grad()
     def _simulated(self, experiment: Experiment, factors: Any, picture: Picture) -> list[Tensor]:
@@ -196,6 +162,10 @@ class Target:
 
         return make
 
+    def _near(self, state: State) -> Linear:
+        """The models, by all free parameters."""
+        return linear(self._models(state.inner), state.inner[self.numbers])
+
     def normal(self, state: State) -> Normal:
         """The normal equations at a state, restraints included."""
         shared, boxes, terms = len(self.shared_names), self.data.boxes, self.terms
@@ -204,17 +174,21 @@ class Target:
         of_boxes, box_gradient = zeros(boxes, terms, terms), zeros(boxes, terms)
         mixed = zeros(boxes, terms, shared)
         loss = chi_sqr = 0.0
-        near = linear(self._models(state.inner), state.inner[self.numbers])
+        near = self._near(state)
         for number, picture in enumerate(self.data.pictures):
-            found = self._expected(state, number, near)
+            found = self._expected(state, number, self._at(near, picture))
             of = self.noise.terms(picture.counts, found.bragg + found.background)
             design, weighted = self.design(picture), of.information * found.columns
-            information += weighted @ found.columns.T
-            gradient += found.columns @ of.score
+            rows = found.which
+            information[rows[:, None], rows] += weighted @ found.columns.T
+            gradient[rows] += found.columns @ of.score
             squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
             of_boxes.index_add_(0, picture.box, squares)
             box_gradient.index_add_(0, picture.box, of.score[:, None] * design)
-            mixed.index_add_(0, picture.box, design[:, :, None] * weighted.T[:, None, :])
+            seen, own = picture.box.unique(return_inverse=True)
+            part = zeros(len(seen), terms, len(rows))
+            part.index_add_(0, own, design[:, :, None] * weighted.T[:, None, :])
+            mixed[seen[:, None], :, rows] += part.transpose(1, 2)
             loss += float(of.loss.sum())
             chi_sqr += float(of.chi_sqr.sum())
         more, slope, curvature = self.model.parameters.prior(state.inner)
@@ -230,9 +204,9 @@ class Target:
         the bounds."""
         free = len(self.free)
         inner = state.inner.index_add(0, self.numbers, step[:free])
-        scales = state.log_scale + step[free:] if self.image_scales else state.log_scale
+        scales, b = moved_images(state, step[free:], self.kinds)
         backgrounds = state.background + self.lit_still(state.background, backgrounds)
-        return State(self.model.parameters.clamped(inner), scales, backgrounds)
+        return State(self.model.parameters.clamped(inner), scales, backgrounds, b)
 
     def lit_still(self, background: Tensor, step: Tensor) -> Tensor:
         """A step of the backgrounds, shortened in those boxes, alone, where some pixel would lose
