@@ -106,8 +106,8 @@ def test_refine_stills(example):
     assert len(pulls) == 12 and float(pulls.abs().max()) < 4
 
 
-#: Not run here: they take ten and more minutes.
-TOO_LONG = {"refine_accuracy", "refine_dials"}
+#: Not run here: they take three to ten and more minutes.
+TOO_LONG = {"refine_accuracy", "refine_dials", "refine_scan"}
 
 
 def test_every_other_example_is_run_here():

@@ -169,7 +169,7 @@ def test_hats_add_up() -> None:
     one = picture([torch.ones(mask.shape)], [label], 0, shot, 1.0)
     (made,) = backgrounds.in_one([one], true, True).pictures
     design = torch.cat([torch.ones(len(made.counts), 1).double(), made.place], 1)
-    sine = backgrounds._sin_theta(one, true)
+    sine = backgrounds.sin_theta(one, true)
     residual = torch.linalg.lstsq(design, sine[:, None]).solution
     torch.testing.assert_close((design @ residual)[:, 0], sine, atol=1e-12, rtol=0)
     # sin(theta) by hand of the first pixel
