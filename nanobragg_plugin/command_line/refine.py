@@ -98,12 +98,12 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
         words = iteration, normal.loss, normal.chi_sqr / normal.n, damping
         logger.info("  %3d   loss %.8g   chi^2 a pixel %.5g   damping %.0e", *words)
 
-    of = made.target, made.built, made.stages, params.refine.iterations
-    target, found, all_found = schedule.run(*of, step, made.spots, params.refine.method or "auto")
+    asked = schedule.asked_of(params.refine)
+    ran = schedule.run(made.target, made.built, made.stages, asked, step, made.spots)
+    target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
     content = report.figures(target, found, known)
-    stages = [(str(stage), one.losses) for stage, one in zip(made.stages, all_found)]
-    content["stages"] = [{"stage": name, "losses": list(losses)} for name, losses in stages]
+    content["stages"] = [{"stage": str(s), "losses": list(one.losses)} for s, one in ran.stages]
     _print(content)
     made_of = results(made, target, found, table)
     named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
