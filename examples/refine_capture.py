@@ -29,9 +29,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from libtbx.utils import Sorry
 from scipy.spatial.transform import Rotation
 
-from nanobragg_plugin.compare import truth
-
-NCELLS, SPREAD, IMAGES = 12, 0.15, 4
+NCELLS, SPREAD, IMAGES = 16, 0.08, 4
 MODELS = (
     *("structure_factors.default_F=100", "crystal.mosaic.domains=60", "crystal.mosaic.seed=5"),
     *("sampling.oversample=2", "sampling.subpixels=moments"),
@@ -49,7 +47,7 @@ DATA = (
     "geometry.crystal.space_group=P4",
     f"crystal.Ncells_abc={NCELLS},{NCELLS},{NCELLS}",
     f"crystal.mosaic.spread_deg={SPREAD}",
-    *("background.level=2", "beam.fluence=2e28", "output.truth=True", "output.overwrite=True"),
+    *("background.level=2", "beam.fluence=4e27", "output.truth=True", "output.overwrite=True"),
 )
 SWEEP = (
     "geometry.goniometer.axis=1,0,0",
@@ -74,7 +72,7 @@ def data(kind: str, draw: int) -> str:
     prefix = f"{kind}_{draw}"
     turn = Rotation.random(random_state=draw).as_euler("xyz", degrees=True)
     misset = "geometry.crystal.misset_deg=" + ",".join(f"{angle:.3f}" for angle in turn)
-    more = SWEEP if kind == "sweep" else ("beam.fluence=8e28",)
+    more = SWEEP if kind == "sweep" else ("beam.fluence=1e28",)
     simulate.run([*DATA, *more, misset, f"output.prefix={prefix}", f"noise.seed={draw + 1}"])
     table = flex.reflection_table.from_file(f"{prefix}.truth.refl")
     table = table.select(table["intensity.sum.value"] > 300)
@@ -114,13 +112,14 @@ def refined(prefix: str, *extra: str) -> tuple[float, float, float]:
         print(f"    {error}")
         return (math.inf,) * 3
     true, found = (
-        ExperimentListFactory.from_json_file(name, check_format=False)[0]
+        ExperimentListFactory.from_json_file(name, check_format=False)[0].crystal
         for name in (f"{prefix}.expt", "refined.expt")
     )
+    turns = [np.array(one.get_U()).reshape(3, 3) for one in (true, found)]
+    off = math.degrees(Rotation.from_matrix(turns[0].T @ turns[1]).magnitude())
     content = json.loads(Path("refined.json").read_text(encoding="utf-8"))
     sigmas = {row["name"]: row["sigma"] for row in content["parameters"]}
     sigma = math.hypot(*(sigmas[f"rotation_{axis}"] for axis in "xyz"))
-    off = truth.compare_crystals(true.crystal, found.crystal).misorientation_deg
     return off, off / sigma, content["chi_sqr_per_degree_of_freedom"]
 
 

@@ -108,6 +108,10 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     made_of = results(made, target, found, table)
     named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
     logger.info("Wrote %s", ", ".join(map(str, named)))
+    if found.stopped:
+        words = found.reason, found.stopped
+        print(f"nanobragg.refine: {words[0]}; the best so far is written", file=sys.stderr)
+        sys.exit(found.stopped)
     if not found.converged:
         raise Sorry(f"the refinement did not converge: {found.reason}; the best so far is written")
     undetermined = report.spoken(known, target.amplitudes)

@@ -16,7 +16,7 @@ from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
-from nanobragg_plugin.refine.target import State, scaled
+from nanobragg_plugin.refine.target import State, Target, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
@@ -137,8 +137,8 @@ def run(
         stages = [*_blurred_stages(target, built, stages, state), *stages]
     for number, stage in enumerate(stages):
         kept, state = state, blurs.blurred(built, state, stage.blur)
-        if number == 0:
-            state = _with_scale(target, state)
+        if number == 0 or stage.blur != stages[number - 1].blur:
+            state = _with_scale(target, state, blurs.totals if stage.blur > 1 else scaled)
         own = of_stage(target, built, stage)
         found = _through(own, state, stage, asked, report)
         state = blurs.restored(built, found.state, kept, stage.blur)
@@ -204,12 +204,12 @@ def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
     return replace(target, free=free, image_scales="image_scales" in stage.kinds)
 
 
-def _with_scale(target: Joint, state: State) -> State:
+def _with_scale(target: Joint, state: State, scale_of: Callable[[Target, State], float]) -> State:
     """With the scales that fit the counts."""
     inner = state.inner.clone()
     parts = zip(target.targets, target.states(state), target.model.places, target.numbers_of)
     for own, its_state, place, number in parts:
-        factor = scaled(own, its_state)
+        factor = scale_of(own, its_state)
         if not math.isfinite(factor) or factor <= 0:
             of = f" of experiment {number}" if len(target.targets) > 1 else ""
             raise Sorry(

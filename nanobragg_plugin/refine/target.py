@@ -281,16 +281,9 @@ def _flat(counts: Tensor, box: Tensor, boxes: int, rounds: int = 5) -> Tensor:
 def scaled(target: Target, state: State) -> float:
     """The factor on the crystal's photons that fits the counts above the background best, by least
     squares: where a scale should start."""
-    above, below = projected(target, state)
-    return above / below if below > 0 else 0.0
-
-
-def projected(target: Target, state: State) -> tuple[float, float]:
-    """Of the counts above the background, and of the crystal's photons, the weighted products with
-    the crystal's photons: of all pixels together."""
     above = below = 0.0
     for picture, found in zip(target.data.pictures, target.expected(state)):
         weight = 1 / picture.counts.clamp(min=1)
         above += float((weight * found.bragg * (picture.counts - found.background)).sum())
         below += float((weight * found.bragg**2).sum())
-    return above, below
+    return above / below if below > 0 else 0.0
