@@ -108,12 +108,15 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     made_of = results(made, target, found, table)
     named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
     logger.info("Wrote %s", ", ".join(map(str, named)))
+    reason = f"{found.reason}; the best so far is written"
     if found.stopped:
-        words = found.reason, found.stopped
-        print(f"nanobragg.refine: {words[0]}; the best so far is written", file=sys.stderr)
+        logger.error("nanobragg.refine: %s", reason)
         sys.exit(found.stopped)
     if not found.converged:
-        raise Sorry(f"the refinement did not converge: {found.reason}; the best so far is written")
+        raise Sorry(f"the refinement did not converge: {reason}")
+    missed = report.missed(target, found)
+    if missed:
+        raise Sorry(missed)
     undetermined = report.spoken(known, target.amplitudes)
     if undetermined:
         raise Sorry(report.undetermined(undetermined))

@@ -53,10 +53,11 @@ def restored(built: Built, state: State, before: State, blur: float) -> State:
 def chosen(target: Joint, built: Built, state: State) -> float:
     """1 where the start's photons are where the counts are; else of BLURS the widest that fits
     almost as well as the best."""
-    coarse = replace(target, targets=tuple(map(sampled.coarse, target.targets)), free=())
+    coarse = tuple(map(sampled.coarse, target.targets))
+    plain = replace(target, targets=coarse, free=(), image_scales=False)
     alike: dict[float, float] = {}
     for blur in BLURS:
-        alike[blur] = likeness(coarse, blurred(built, state, blur))
+        alike[blur] = likeness(plain, blurred(built, state, blur))
         if alike[1.0] > NEAR:
             return 1.0
     best = max(alike.values())

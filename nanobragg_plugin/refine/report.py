@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from nanobragg_plugin.refine import blurs
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
 from nanobragg_plugin.refine.sigmas import Sigmas, Undetermined, sigmas
 
 #: Correlations of at least this are printed.
 HIGH = 0.9
+#: chi^2 per degree of freedom from which on, and correlation up to which, a model has missed.
+BAD, ALIKE = 2.0, 0.5
 
 
 def found_sigmas(target: Joint, found: Found) -> Sigmas:
@@ -106,6 +110,21 @@ def spoken(known: Sigmas, amplitudes: frozenset[str]) -> list[Undetermined]:
     """Combinations that are not determined, but those of amplitudes alone, which are many, and are
     left out of what is written."""
     return [one for one in known.undetermined if set(one.names) - amplitudes]
+
+
+def missed(target: Joint, found: Found) -> str:
+    """What to say of models whose photons are not where the counts are; "" of others."""
+    chi_sqr = found.normal.chi_sqr / max(target.degrees_of_freedom(), 1)
+    if chi_sqr < BAD:
+        return ""
+    likeness = blurs.likeness(replace(target, free=(), image_scales=False), found.state)
+    if likeness > ALIKE:
+        return ""
+    return (
+        f"the models found do not describe the counts (chi^2 per degree of freedom {chi_sqr:.3g}, "
+        f"correlation {likeness:.2f}): the start is too far off, or reflections, amplitudes and "
+        "images do not belong together; what was found is written all the same"
+    )
 
 
 def undetermined(combined: list[Undetermined]) -> str:
