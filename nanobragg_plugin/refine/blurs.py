@@ -13,7 +13,7 @@ from torch import Tensor
 from nanobragg_plugin.refine import sampled
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.joint import Joint
-from nanobragg_plugin.refine.target import State, Target
+from nanobragg_plugin.refine.target import State, Target, scaled
 
 #: How much, of what may be chosen; each is followed by its half, down to 2.
 BLURS = (1.0, 2.0, 4.0, 8.0)
@@ -86,3 +86,9 @@ def totals(target: Target, state: State) -> float:
         counts += float((picture.counts - found.background).sum())
         photons += float(found.bragg.sum())
     return counts / photons if photons > 0 else 0.0
+
+
+def scaled_or_totals(target: Target, state: State) -> float:
+    """By least squares, where these find any photons."""
+    factor = scaled(target, state)
+    return factor if factor > 0 else totals(target, state)

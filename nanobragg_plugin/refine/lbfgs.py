@@ -65,23 +65,28 @@ def minimise(
         # rounding may keep it from the last steps: no line leads down any more
         converged = bool(found.success) or _flat(found, search.losses)
         reason = "" if converged else _reason(found, STEPS * iterations)
+        if converged and search.lost and search.steepest > CONVERGED:
+            converged, reason = False, "L-BFGS is led to where the models make no image"
     except (KeyboardInterrupt, SystemExit) as stop:
         if search.state is None:
             raise
         stopped, reason = status_of(stop), stopped_by(stop)
     end = search.state
-    return Found(end, target.normal(end), tuple(search.losses), converged, reason, stopped)
+    losses = search.losses + [search.loss] * (search.loss < search.losses[-1])
+    return Found(end, target.normal(end), tuple(losses), converged, reason, stopped)
 
 
 class _Search:
-    """scipy's search, and the best it has met: state, loss and chi_sqr; losses of all steps."""
+    """scipy's search, and the best it has met: state, loss, chi_sqr and steepest slope; losses of
+    all steps; lost: how often there was no image."""
 
     def __init__(self, target: Joint, frame: _Frame, report: Callable | None) -> None:
         self.target, self.frame, self.report = target, frame, report
         self.held = [frame.turn.T @ direction for direction in target.directions()]
         self.state: State | None = None
         self.loss = self.chi_sqr = math.inf
-        self.best = np.zeros(0)
+        self.best, self.steepest = np.zeros(0), math.inf
+        self.lost = 0
         self.losses: list[float] = []
 
     def run(self, most: int) -> Any:
@@ -107,6 +112,7 @@ class _Search:
         if not (math.isfinite(loss) and np.isfinite(slope).all()):
             if not self.losses:
                 raise ValueError("the loss has no slopes at the start")
+            self.lost += 1
             # where there is no image the line leads back up to where there was one
             away = x - self.best
             return abs(self.loss) + 1 + float(away @ away), 2 * away
@@ -114,6 +120,7 @@ class _Search:
             self.losses.append(loss)
         if loss < self.loss:
             self.loss, self.chi_sqr, self.state, self.best = loss, chi_sqr, now, x.copy()
+            self.steepest = float(np.abs(slope).max())
         return loss / 2, slope
 
     def _along(self, gradient: Tensor, boxes: Tensor) -> np.ndarray:

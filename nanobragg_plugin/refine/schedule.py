@@ -138,7 +138,8 @@ def run(
     for number, stage in enumerate(stages):
         kept, state = state, blurs.blurred(built, state, stage.blur)
         if number == 0 or stage.blur != stages[number - 1].blur:
-            state = _with_scale(target, state, blurs.totals if stage.blur > 1 else scaled)
+            far = blurs.scaled_or_totals if number else scaled
+            state = _with_scale(target, state, blurs.totals if stage.blur > 1 else far)
         own = of_stage(target, built, stage)
         found = _through(own, state, stage, asked, report)
         state = blurs.restored(built, found.state, kept, stage.blur)
