@@ -136,6 +136,20 @@ def main(
     Path(folder).mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     logging.disable(logging.CRITICAL)
+    try:
+        return all_draws(draws, errors, kinds, ways, extra)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def all_draws(
+    draws: int,
+    errors: tuple[float, ...],
+    kinds: tuple[str, ...],
+    ways: tuple[str, ...],
+    extra: tuple[str, ...],
+) -> dict[tuple[str, str, float], list[float]]:
+    """As `main`, in the current folder."""
     found: dict[tuple[str, str, float], list[float]] = {}
     for kind in kinds:
         prefixes = [data(kind, draw) for draw in range(draws)]
