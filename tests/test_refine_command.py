@@ -21,7 +21,7 @@ from libtbx.utils import Sorry  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from simulate_helpers import load, run_command, simulate  # noqa: E402
 
-from nanobragg_plugin.adapters import refined, shoeboxes  # noqa: E402
+from nanobragg_plugin.adapters import refined  # noqa: E402
 from nanobragg_plugin.command_line import refine as command  # noqa: E402
 from nanobragg_plugin.compare.truth import compare_crystals  # noqa: E402
 
@@ -246,54 +246,6 @@ def test_not_converged(still: Path) -> None:
     assert len(load("refined.expt")) == 1
 
 
-SINGLE = "crystal.mosaic.spread_deg=0", "crystal.mosaic.domains=1"
-REFUSED = {
-    ("refine.shoeboxes.d_min=200",): "no shoebox is left",
-    ("refine.parameters=spindle",): "a still has no rotation axis",
-    ("refine.parameters=mosaic", *SINGLE): "nothing is left to refine",
-    ("refine.restraint=length,1",): "the parameters are .*rotation_x",
-    ("refine.restraint=scale",): "give NAME,SIGMA",
-    ("refine.restraint=scale,-1",): "must be above 0",
-    ("refine.limits=scale,much,more",): "finite numbers",
-    ("refine.limits=scale,2,9",): "the start, 1, is not",
-    ("refine.stage.parameters=size",): "refine.stage.parameters=size: choose from",
-    ("refine.detector_panels=3", "refine.parameters=distance"): "there are 1 panels",
-    ("refine.noise.readout_photons=2",): "is of refine.noise.model=gaussian",
-    ("experiment=1",): "the list holds 1",
-    ("preset=eiger_1m",): "leave it out",
-    ("output.prefix=start",): "is an input",
-    ("crystal.cell_spread_percent=1",): "are not refined",
-}
-
-
-@pytest.mark.parametrize("args", REFUSED, ids=lambda args: args[0])
-def test_refused(still: Path, args: tuple[str, ...]) -> None:
-    with pytest.raises(Sorry, match=REFUSED[args]) as caught:
-        refine("start.expt", "start.refl", *START, *args)
-    assert "\n" not in str(caught.value)
-    assert not Path("refined.expt").exists()
-
-
-def test_files_that_are_none(still: Path) -> None:
-    with pytest.raises(Sorry, match="one experiment list"):
-        refine("start.expt", *START)
-    with pytest.raises(Sorry, match="no file other.refl"):
-        refine("start.expt", "other.refl", *START)
-    Path("bad.refl").write_bytes(b"no table")
-    with pytest.raises(Sorry, match="bad.refl"):
-        refine("start.expt", "bad.refl", *START)
-    table = flex.reflection_table.from_file("start.refl")
-    table["miller_index"] = flex.miller_index(len(table), (0, 0, 0))
-    table.as_file("bare.refl")
-    with pytest.raises(Sorry, match="not indexed"):
-        refine("start.expt", "bare.refl", *START)
-    (experiment,) = load("start.expt")
-    experiment.imageset = None
-    ExperimentList([experiment]).as_file("models.expt")
-    with pytest.raises(Sorry, match="points at no images"):
-        refine("models.expt", "start.refl", *START)
-
-
 CELLS = {
     "P1": ((31, 37, 43, 84, 97, 102), "a b c alpha beta gamma"),
     "P2": ((31, 37, 43, 90, 97, 90), "a b c beta"),
@@ -321,15 +273,6 @@ def test_free_cells(group: str) -> None:
     group_of = crystal.symmetry(unit_cell=cell, space_group_symbol=group).space_group()
     kept = group_of.average_unit_cell(uctbx.unit_cell(tuple(moved))).parameters()
     np.testing.assert_allclose(kept, moved, atol=1e-9)
-
-
-def test_boxes_that_overlap_are_together() -> None:
-    limits = np.array(
-        [[0, 5, 0, 5, 0, 2], [4, 9, 4, 9, 1, 3], [9, 12, 4, 9, 1, 3], [4, 9, 4, 9, 3, 4]]
-    )
-    group = shoeboxes._groups(np.zeros(4, int), limits)
-    assert group[0] == group[1] and len({group[0], group[2], group[3]}) == 3
-    assert len(set(shoeboxes._groups(np.arange(4), limits))) == 4
 
 
 def test_written_models_are_read_back(still: Path) -> None:

@@ -106,6 +106,42 @@ def test_boxes_grow_and_are_clipped() -> None:
     assert found.limits[2].tolist() == [7, 18, 1, 12, 1, 3]
 
 
+def test_pixels_in_several_boxes_are_of_the_nearest() -> None:
+    """By hand: of two boxes of 6 x 4 pixels that share two columns each has one of them; one of
+    another panel, or of later images, shares none; of two images the nearer box's middle counts."""
+    limits = np.array(
+        [[0, 6, 0, 4, 0, 2], [4, 10, 0, 4, 0, 2], [0, 6, 0, 4, 0, 2], [4, 10, 0, 4, 2, 4]]
+    )
+    panel = np.array([0, 0, 1, 0])
+    boxes = shoeboxes.Boxes(np.arange(4), panel, limits, ())
+    found, shared = shoeboxes.labels(boxes, 0, [(5, 12), (5, 12)])
+    row = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, -1, -1]
+    assert found[0].tolist() == [row] * 4 + [[-1] * 12] and shared == 2 * 4
+    assert found[1].tolist() == [[2] * 6 + [-1] * 6] * 4 + [[-1] * 12]
+    found, shared = shoeboxes.labels(boxes, 3, [(5, 12), (5, 12)])
+    assert found[0][0].tolist() == [-1] * 4 + [3] * 6 + [-1] * 2 and shared == 0
+    # the same columns and rows, images 0 to 2 and 2 to 6: image 2 is in the middle of neither
+    late = np.array([[0, 3, 0, 3, 0, 3], [0, 3, 0, 3, 2, 7]])
+    boxes = shoeboxes.Boxes(np.arange(2), np.zeros(2, int), late, ())
+    of = [shoeboxes.labels(boxes, image, [(3, 3)])[0][0][1, 1] for image in range(7)]
+    assert of == [0, 0, 0, 1, 1, 1, 1]  # 2/3 of half a box of 3 images, 4/5 of one of 5
+
+
+def test_the_same_twice() -> None:
+    made = table()
+    made.extend(made.select(flex.size_t([1])))
+    assert rows(made) == [0, 1, 2, 3]
+    boxes = shoeboxes.boxes_of(params(), made, 0, sweep())
+    assert "Left out, as they stand there twice: 1" in boxes.notes
+
+
+@pytest.mark.parametrize("place", [(float("nan"), 6.5, 10.5), (4.5, float("inf"), 10.5)])
+def test_places_that_are_no_numbers(place: tuple) -> None:
+    made = table()
+    made["xyzobs.px.value"][2] = place
+    assert rows(made) == [0, 1, 3]
+
+
 def test_stills_have_one_image() -> None:
     made = table()
     made["bbox"] = flex.int6([(3, 6, 5, 8, 0, 1)] * 4)

@@ -9,32 +9,25 @@ from typing import Any
 import numpy as np
 from dxtbx.model import ExperimentList
 from libtbx.utils import Sorry
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from nanobragg_plugin.adapters import checks, compared_images, dxtbx_versions
 from nanobragg_plugin.adapters.compared_tables import d_of_places
 
 #: Half the edge of the box of a reflection that has none, pixels and images.
 HALF_PX, HALF_IMAGES = 4, 1.0
+#: Pixels or images from the first, beyond which a place is none.
+FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
 class Boxes:
     """rows [n]: of the reflections in their table; panel [n]; limits [n, 6]: first and last + 1
-    fast, slow, image (from 0); group [n]: boxes that have pixels in common are of one group, from
-    0; notes: lines for the log."""
+    fast, slow, image (from 0); notes: lines for the log."""
 
     rows: np.ndarray
     panel: np.ndarray
     limits: np.ndarray
-    group: np.ndarray
     notes: tuple[str, ...]
-
-    @property
-    def groups(self) -> int:
-        """How many groups there are."""
-        return int(self.group.max()) + 1 if len(self.group) else 0
 
 
 def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
@@ -53,6 +46,11 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
         notes.append(f"Left out, as DIALS has marked them for it: {int((mine & wrong).sum())}")
     mine &= ~wrong
     places = _places(table)
+    nowhere = ~(np.isfinite(places).all(axis=1) & (np.abs(places) < FARTHEST).all(axis=1))
+    if (mine & nowhere).any():
+        notes.append(f"Left out, as their places are no numbers: {int((mine & nowhere).sum())}")
+    mine &= ~nowhere
+    places = np.where(nowhere[:, None], 0.0, places)
     panel = np.array(table["panel"], dtype=int)
     if params.d_min is not None:
         d = _resolution(experiment, panel, places)
@@ -64,7 +62,13 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
         limits[:, 2 * axis] -= border[axis]
         limits[:, 2 * axis + 1] += border[axis]
     limits, inside = _clipped(limits, panel, experiment)
+    if (mine & ~inside).any():
+        notes.append(f"Left out, beyond the panels and images: {int((mine & ~inside).sum())}")
     rows = np.flatnonzero(mine & inside)
+    once = _first_of_same(hkl[rows], panel[rows], limits[rows])
+    if len(once) < len(rows):
+        notes.append(f"Left out, as they stand there twice: {len(rows) - len(once)}")
+    rows = rows[once]
     if params.most is not None and len(rows) > params.most:
         if "intensity.sum.value" not in table:
             raise Sorry("refine.shoeboxes.most: the reflections have no intensity.sum.value")
@@ -76,12 +80,8 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
             "no shoebox is left: no indexed reflection of this experiment lies on its images and "
             "panels (see refine.shoeboxes.d_min, sampling.image_range, experiment=)"
         )
-    group = _groups(panel[rows], limits[rows])
-    notes.append(
-        f"Shoeboxes: {len(rows)}, in {group.max() + 1} groups that share no pixel; the largest "
-        f"group has {np.bincount(group).max()}"
-    )
-    return Boxes(rows, panel[rows], limits[rows], group, tuple(notes))
+    notes.append(f"Shoeboxes: {len(rows)}")
+    return Boxes(rows, panel[rows], limits[rows], tuple(notes))
 
 
 def _id_of(table: Any, number: int, experiment: Any) -> int:
@@ -98,6 +98,12 @@ def _rejected(table: Any) -> np.ndarray:
     kinds = ("centroid_outlier", "overloaded")
     found = [table.get_flags(getattr(table.flags, kind)).as_numpy_array() for kind in kinds]
     return np.any(found, axis=0)
+
+
+def _first_of_same(*columns: np.ndarray) -> np.ndarray:
+    """Which rows have no other before them with the same numbers in all columns [n] or [n, k]."""
+    whole = np.column_stack(columns)
+    return np.sort(np.unique(whole, axis=0, return_index=True)[1])
 
 
 def _places(table: Any) -> np.ndarray:
@@ -169,30 +175,31 @@ def _resolution(experiment: Any, panel: np.ndarray, places: np.ndarray) -> np.nd
     return found
 
 
-def _groups(panel: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """[n]: connected components of boxes that overlap."""
-    n, block = len(panel), 512
-    pairs = []
-    for first in range(0, n, block):
-        some = slice(first, first + block)
-        both = panel[some, None] == panel[None, :]
-        for axis in range(0, 6, 2):
-            both &= limits[some, None, axis] < limits[None, :, axis + 1]
-            both &= limits[None, :, axis] < limits[some, None, axis + 1]
-        a, b = np.nonzero(both)
-        pairs.append((a + first, b))
-    a, b = (np.concatenate(side) for side in zip(*pairs))
-    return connected_components(coo_matrix((np.ones(len(a), bool), (a, b)), (n, n)), False)[1]
-
-
-def labels(boxes: Boxes, index: int, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """int64 [slow, fast] a panel of image `index`, from 0: the group of each pixel, -1: none."""
+def labels(
+    boxes: Boxes, index: int, shapes: Sequence[tuple[int, int]]
+) -> tuple[list[np.ndarray], int]:
+    """int64 [slow, fast] a panel of image `index`, from 0: the box of each pixel, -1: none; and how
+    many pixels lie in several boxes. These are of the one whose middle is nearest, in units of its
+    half edges."""
     found = [np.full(shape, -1, dtype=np.int64) for shape in shapes]
+    away = [np.full(shape, np.inf, dtype=np.float32) for shape in shapes]
+    shared = [np.zeros(shape, dtype=bool) for shape in shapes]
     low, high = boxes.limits[:, 4], boxes.limits[:, 5]
     for number in np.flatnonzero((low <= index) & (index < high)):
+        x, y, z = (_from_middle(*boxes.limits[number, at : at + 2]) for at in (0, 2, 4))
+        distance = (y**2)[:, None] + x**2 + z[index - low[number]] ** 2
         x0, x1, y0, y1 = boxes.limits[number, :4]
-        found[boxes.panel[number]][y0:y1, x0:x1] = boxes.group[number]
-    return found
+        panel, window = boxes.panel[number], (slice(y0, y1), slice(x0, x1))
+        shared[panel][window] |= found[panel][window] >= 0
+        nearer = distance < away[panel][window]
+        found[panel][window][nearer] = number
+        away[panel][window][nearer] = distance[nearer]
+    return found, int(sum(one.sum() for one in shared))
+
+
+def _from_middle(first: int, last: int) -> np.ndarray:
+    """Of the pixels from first to last - 1, -1 to 1 between the ends."""
+    return (2 * np.arange(first, last) + 1 - first - last) / (last - first)
 
 
 def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:

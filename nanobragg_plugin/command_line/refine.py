@@ -104,12 +104,12 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
         words = iteration, normal.loss, normal.chi_sqr / normal.n, damping
         logger.info("  %3d   loss %.8g   chi^2 a pixel %.5g   damping %.0e", *words)
 
-    of = made.target, made.built, made.stages, params.refine.iterations
-    target, found, all_found = schedule.run(*of, step, made.spots, params.refine.method or "auto")
+    asked = schedule.asked_of(params.refine)
+    ran = schedule.run(made.target, made.built, made.stages, asked, step, made.spots)
+    target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
     content = report.figures(target, found, known)
-    stages = [(str(stage), one.losses) for stage, one in zip(made.stages, all_found)]
-    content["stages"] = [{"stage": name, "losses": list(losses)} for name, losses in stages]
+    content["stages"] = [{"stage": str(s), "losses": list(one.losses)} for s, one in ran.stages]
     content["along_scan"] = along_scans(
         target, found, known, [one.first_index + 1 for one in made.problems]
     )
@@ -117,8 +117,15 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     made_of = results(made, target, found, table)
     named = write(made, made_of, amplitudes_of(made, target, found, known), content, files)
     logger.info("Wrote %s", ", ".join(map(str, named)))
+    reason = f"{found.reason}; the best so far is written"
+    if found.stopped:
+        logger.error("nanobragg.refine: %s", reason)
+        sys.exit(found.stopped)
     if not found.converged:
-        raise Sorry(f"the refinement did not converge: {found.reason}; the best so far is written")
+        raise Sorry(f"the refinement did not converge: {reason}")
+    missed = report.missed(target, found)
+    if missed:
+        raise Sorry(missed)
     undetermined = report.spoken(known, target.amplitudes)
     if undetermined:
         raise Sorry(report.undetermined(undetermined))

@@ -254,14 +254,14 @@ def data_of(
     progress: Callable[[], None],
     exposure: Callable[[int], Exposure],
     background: str = "plane",
-) -> tuple[Data, int]:
-    """The pixels of all images that have some, and how many of the boxes' are bad. A picture's
-    number is its image's, from 0; exposure: of an image; background: one of
-    `target.BACKGROUNDS`."""
-    pictures, bad = [], 0
+) -> tuple[Data, str]:
+    """The pixels of all images that have some, and a note of them. A picture's number is its
+    image's, from 0; exposure: of an image; background: one of `target.BACKGROUNDS`."""
+    pictures, bad, several = [], 0, 0
     panels = plan.experiment.panels
     for index in range(plan.n_images):
-        found = shoeboxes.labels(boxes, index, [panel.shape for panel in panels])
+        found, shared = shoeboxes.labels(boxes, index, [panel.shape for panel in panels])
+        several += shared
         progress()
         if all((one < 0).all() for one in found):
             continue
@@ -280,5 +280,8 @@ def data_of(
     if not pictures:
         raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")
     if background in IN_ONE:
-        return backgrounds.in_one(pictures, plan.experiment, background == "global"), bad
-    return centred(pictures, boxes.groups), bad
+        data = backgrounds.in_one(pictures, plan.experiment, background == "global")
+    else:
+        data = centred(pictures, len(boxes.rows))
+    note = f"Pixels: {data.n} in {len(pictures)} images; {bad} bad ones left out; {several} in "
+    return data, note + "several shoeboxes, of the nearest's background"

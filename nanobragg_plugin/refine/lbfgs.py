@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from nanobragg_plugin.refine.joint import Joint
-from nanobragg_plugin.refine.minimise import ROUNDING, Found
+from nanobragg_plugin.refine.minimise import ROUNDING, Found, status_of, stopped_by, usable
 from nanobragg_plugin.refine.slopes import loss_and_slopes
 from nanobragg_plugin.refine.target import State
 
@@ -58,49 +58,93 @@ def minimise(
     report: Callable[[int, Any, float], None] | None = None,
 ) -> Found:
     """As `minimise.minimise`; of iterations there are STEPS times as many."""
-    frame = _frame(target, state)
-    shared = len(target.shared_names)
-    held = [frame.turn.T @ direction for direction in target.directions()]
-    best: dict[str, Any] = {"loss": math.inf}
-    losses: list[float] = []
+    search = _Search(target, _frame(target, state), report)
+    stopped, converged, reason = 0, False, ""
+    try:
+        found = search.run(STEPS * iterations)
+        # rounding may keep it from the last steps: no line leads down any more
+        converged = bool(found.success) or _flat(found, search.losses)
+        reason = "" if converged else _reason(found, STEPS * iterations)
+        if converged and search.lost and search.steepest > CONVERGED:
+            converged, reason = False, "L-BFGS is led to where the models make no image"
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if search.state is None:
+            raise
+        stopped, reason = status_of(stop), stopped_by(stop)
+    end = search.state
+    losses = search.losses + [search.loss] * (search.loss < search.losses[-1])
+    return Found(end, target.normal(end), tuple(losses), converged, reason, stopped)
 
-    def of(x: np.ndarray) -> tuple[float, np.ndarray]:
-        now = _state(target, frame, torch.from_numpy(x))
-        loss, chi_sqr, gradient, boxes = loss_and_slopes(target, now)
-        if not losses:
-            if not math.isfinite(loss):
-                raise ValueError("the loss is not a number at the start: there is no image there")
-            losses.append(loss)
-        along = frame.turn.T @ gradient
-        for direction in held:
+
+class _Search:
+    """scipy's search, and the best it has met: state, loss, chi_sqr and steepest slope; losses of
+    all steps; lost: how often there was no image."""
+
+    def __init__(self, target: Joint, frame: _Frame, report: Callable | None) -> None:
+        self.target, self.frame, self.report = target, frame, report
+        self.held = [frame.turn.T @ direction for direction in target.directions()]
+        self.state: State | None = None
+        self.loss = self.chi_sqr = math.inf
+        self.best, self.steepest = np.zeros(0), math.inf
+        self.lost = 0
+        self.losses: list[float] = []
+
+    def run(self, most: int) -> Any:
+        """What scipy says of it."""
+        shared, (boxes, _, terms) = len(self.frame.turn), self.frame.of_boxes.shape
+        size = shared + boxes * terms
+        options = {"maxiter": most, "maxfun": 3 * most, "maxcor": MEMORY}
+        options |= {"gtol": CONVERGED, "ftol": ROUNDING / 10}
+        bounds = self.frame.bounds + [(-math.inf, math.inf)] * (size - shared)
+        of = {"jac": True, "method": "L-BFGS-B", "bounds": bounds, "options": options}
+        return minimize(self.of, np.zeros(size), callback=self.done, **of)
+
+    def of(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Half the loss, and its slopes."""
+        now = _state(self.target, self.frame, torch.from_numpy(x))
+        loss, slope = math.nan, np.full(len(x), math.nan)
+        try:
+            loss, chi_sqr, *slopes = loss_and_slopes(self.target, now)
+            slope = self._along(*slopes)
+        except (ValueError, ArithmeticError, torch.linalg.LinAlgError):
+            if not self.losses:
+                raise
+        if not (math.isfinite(loss) and np.isfinite(slope).all()):
+            if not self.losses:
+                raise ValueError("the loss has no slopes at the start")
+            self.lost += 1
+            # where there is no image the line leads back up to where there was one
+            away = x - self.best
+            return abs(self.loss) + 1 + float(away @ away), 2 * away
+        if not self.losses:
+            self.losses.append(loss)
+        if loss < self.loss:
+            self.loss, self.chi_sqr, self.state, self.best = loss, chi_sqr, now, x.copy()
+            self.steepest = float(np.abs(slope).max())
+        return loss / 2, slope
+
+    def _along(self, gradient: Tensor, boxes: Tensor) -> np.ndarray:
+        along = self.frame.turn.T @ gradient
+        for direction in self.held:
             along = along - direction * (direction @ along) / (direction @ direction)
-        slope = torch.cat([along, (frame.of_boxes.mT @ boxes[..., None]).flatten()])
-        if loss < best["loss"]:
-            best.update(loss=loss, chi_sqr=chi_sqr, state=now)
-        return (loss / 2 if math.isfinite(loss) else 1e300), -slope.numpy()
+        of_boxes = self.frame.of_boxes.mT @ boxes[..., None]
+        return -torch.cat([along, of_boxes.flatten()]).numpy()
 
-    def done(x: np.ndarray) -> None:
-        losses.append(best["loss"])
-        if report is not None:
-            report(len(losses) - 1, Progress(best["loss"], best["chi_sqr"], target.n), 0.0)
+    def done(self, x: np.ndarray) -> None:
+        """After a step."""
+        self.losses.append(self.loss)
+        if self.report is not None:
+            progress = Progress(self.loss, self.chi_sqr, self.target.n)
+            self.report(len(self.losses) - 1, progress, 0.0)
 
-    size = shared + frame.of_boxes.shape[0] * frame.of_boxes.shape[-1]
-    options = {"maxiter": STEPS * iterations, "maxfun": 3 * STEPS * iterations, "maxcor": MEMORY}
-    options |= {"gtol": CONVERGED, "ftol": ROUNDING / 10}
-    bounds = frame.bounds + [(-math.inf, math.inf)] * (size - shared)
-    found = minimize(
-        *(of, np.zeros(size)),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        callback=done,
-        options=options,
-    )
-    state = best["state"]
-    # rounding may keep it from the last steps: no line leads down any more
-    converged = bool(found.success) or _flat(found, losses)
-    reason = "" if converged else f"L-BFGS: {found.message}"
-    return Found(state, target.normal(state), tuple(losses), converged, reason)
+
+def _reason(found: Any, most: int) -> str:
+    """What scipy's words mean."""
+    if found.nit >= most or found.nfev >= 3 * most:
+        return f"{most} steps of L-BFGS were not enough"
+    if "ABNORMAL" in str(found.message):
+        return "no line along which L-BFGS searches leads down"
+    return f"L-BFGS: {found.message}"
 
 
 def _flat(found: Any, losses: list[float]) -> bool:
@@ -110,6 +154,8 @@ def _flat(found: Any, losses: list[float]) -> bool:
 
 def _frame(target: Joint, state: State) -> _Frame:
     normal = target.normal(state)
+    if not usable(normal):
+        raise ValueError("the loss is not a number at the start: the models make no image there")
     information, _ = replace(normal, held=()).reduced()
     free, shared = len(target.free), len(information)
     reach = torch.cat(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +26,15 @@ ROUNDING = 1e-8
 @dataclass(frozen=True)
 class Found:
     """Where the search ended: the best state, its normal equations, the losses of all that were
-    accepted; converged, or reason: why not."""
+    accepted; converged, or reason: why not; stopped: the exit status where Ctrl-C or SIGTERM ended
+    it, or 0."""
 
     state: State
     normal: Normal
     losses: tuple[float, ...]
     converged: bool
     reason: str
+    stopped: int = 0
 
 
 def minimise(
@@ -42,36 +46,83 @@ def minimise(
     """From a state down to where the expected fall of the loss is CONVERGED.
 
     report is called with the number of the iteration, its normal equations and the damping.
-    ValueError where the loss is not a number at the start.
+    ValueError where the loss or its slopes are no numbers at the start.
     """
-    normal, damping = target.normal(state), DAMPING
-    if not math.isfinite(normal.loss):
+    normal = target.normal(state)
+    if not usable(normal):
         raise ValueError("the loss is not a number at the start: the models make no image there")
-    losses, reason = [normal.loss], f"{iterations} iterations were not enough"
+    best = [Found(state, normal, (normal.loss,), False, "")]
+    try:
+        reason = _descend(target, best, iterations, report)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        return replace(best[0], reason=stopped_by(stop), stopped=status_of(stop))
+    return replace(best[0], converged=not reason, reason=reason)
+
+
+def _descend(
+    target: Target,
+    best: list[Found],
+    iterations: int,
+    report: Callable[[int, Normal, float], None] | None,
+) -> str:
+    """Puts what is better in the place of the best, which is the list's only one; why there is no
+    way further down, or "" where it is as low as it gets."""
+    damping = DAMPING
     for iteration in range(1, iterations + 1):
+        state, normal = best[0].state, best[0].normal
         step, backgrounds, fall = _step(target, state, normal, damping)
         if fall < CONVERGED and damping <= DAMPING:
-            return Found(state, normal, tuple(losses), True, "")
-        moved = target.moved(state, step, backgrounds)
-        tried = target.normal(moved)
-        if math.isfinite(tried.loss) and tried.loss < normal.loss:
-            state, normal = moved, tried
-            losses.append(normal.loss)
+            return ""
+        moved, tried = _tried(target, state, step, backgrounds)
+        if tried is not None and tried.loss < normal.loss:
+            best[0] = Found(moved, tried, (*best[0].losses, tried.loss), False, "")
             damping = max(damping / 10, LEAST_DAMPING)
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
             # small because it was damped, or because there is nowhere to go?
-            reason = "no step leads down, though the slopes say so"
             _, _, fall = _step(target, state, normal, 0.0)
-            converged = fall < max(NEARLY, ROUNDING * abs(normal.loss))
-            return Found(state, normal, tuple(losses), converged, "" if converged else reason)
+            nearly = fall < max(NEARLY, ROUNDING * abs(normal.loss))
+            return "" if nearly else "no step leads down, though the slopes say so"
         else:
             damping *= 10
         if report is not None:
-            report(iteration, normal, damping)
+            report(iteration, best[0].normal, damping)
         if damping > MOST_DAMPING:
-            reason = "no step, however small, leads down"
-            break
-    return Found(state, normal, tuple(losses), False, reason)
+            return "no step, however small, leads down"
+    return f"{iterations} iterations were not enough"
+
+
+def usable(normal: Any) -> bool:
+    """Whether all of it are numbers: a model may leave its domain on the way."""
+    if not math.isfinite(normal.loss):
+        return False
+    try:
+        return all(bool(torch.isfinite(one).all()) for one in normal.reduced())
+    except torch.linalg.LinAlgError:
+        return False
+
+
+def _tried(
+    target: Target, state: State, step: Tensor, backgrounds: Tensor
+) -> tuple[State, Normal | None]:
+    """The state after a step, and its normal equations; None: there are none."""
+    moved = target.moved(state, step, backgrounds)
+    try:
+        normal = target.normal(moved)
+        return moved, normal if usable(normal) else None
+    except (ValueError, ArithmeticError, torch.linalg.LinAlgError):
+        # no cell has such angles, no detector lies there
+        return moved, None
+
+
+def status_of(stop: BaseException) -> int:
+    """The exit status of what stopped a search, the shell's: of Ctrl-C 130."""
+    code = getattr(stop, "code", 128 + signal.SIGINT)
+    return code if isinstance(code, int) and code else 1
+
+
+def stopped_by(stop: BaseException) -> str:
+    """The reason that is said of it."""
+    return "it was stopped, by " + ("SIGTERM" if isinstance(stop, SystemExit) else "Ctrl-C")
 
 
 def _step(

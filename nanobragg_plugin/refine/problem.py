@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from libtbx import Auto
+from libtbx.utils import Sorry
 
-from nanobragg_plugin import sampling
+from nanobragg_plugin import sampling, structure_factors
 from nanobragg_plugin.adapters import fluence, load, sampling_phil, shoeboxes
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.adapters.params import Plan
@@ -85,7 +87,7 @@ def problem(
     boxes = shoeboxes.boxes_of(params.refine.shoeboxes, table, number, chosen)
     read = shoeboxes.reader(chosen, name)
     background = params.refine.shoeboxes.background or "none"
-    data, bad = build.data_of(plan, boxes, read, progress, exposure, background)
+    data, note = build.data_of(plan, boxes, read, progress, exposure, background)
     options = plan.options
     if options.compile == "auto":
         a_pixel = sampling.steps_per_pixel(plan.experiment, options, plan.phisteps)
@@ -93,8 +95,8 @@ def problem(
         options = replace(options, compile="always" if steps > COMPILE_STEPS else "never")
     noise = build.noise_of(params.refine.noise)
     target = Target(built.model, data, options, noise, background)
-    notes = list(plan.notes) + list(boxes.notes)
-    notes.append(f"Pixels: {data.n} in {len(data.pictures)} images; {bad} bad ones left out")
+    notes = [*plan.notes, *boxes.notes, *_unlit(plan, boxes, table)]
+    notes.append(note)
     notes += build.groups_that_move(params, plan)
     if "mosaic" in kinds and not built.names["mosaic"]:
         notes.append(
@@ -102,6 +104,21 @@ def problem(
         )
     spots = _spots(plan, built, boxes, table) if params.refine.positions else None
     return Problem(experiment, plan, built, boxes, target, spots, tuple(notes), number)
+
+
+def _unlit(plan: Plan, boxes: Boxes, table: Any) -> list[str]:
+    """A note of reflections whose amplitudes are 0, as those are that no file has; `Sorry` where
+    all are."""
+    hkl = torch.from_numpy(np.array(table["miller_index"]).reshape(-1, 3)[boxes.rows])
+    dark = int((structure_factors.nearest(plan.structure_factors, *hkl.T) == 0).sum())
+    if dark == len(hkl):
+        raise Sorry(
+            f"none of the {dark} reflections has an amplitude above 0: check that the amplitudes "
+            "have the crystal's indexing and reach its resolution (structure_factors.default_F)"
+        )
+    if dark == 0:
+        return []
+    return [f"Reflections without an amplitude, or of 0: {dark}; their shoeboxes have only others'"]
 
 
 def _spots(plan: Plan, built: Built, boxes: Boxes, table: Any) -> Spots | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from nanobragg_plugin.refine import blurs
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found
 from nanobragg_plugin.refine.sigmas import Sigmas, Undetermined, sigmas
@@ -18,6 +20,8 @@ HIGH = 0.9
 MOST_ROWS = 3
 #: What is said below a table that has not all.
 SHORTENED = "[*], _*: the least and the largest of the numbers along the scan; PREFIX.json has all"
+#: chi^2 per degree of freedom from which on, and correlation up to which, a model has missed.
+BAD, ALIKE = 2.0, 0.5
 
 
 def found_sigmas(target: Joint, found: Found) -> Sigmas:
@@ -151,6 +155,21 @@ def spoken(known: Sigmas, amplitudes: frozenset[str]) -> list[Undetermined]:
     """Combinations that are not determined, but those of amplitudes alone, which are many, and are
     left out of what is written."""
     return [one for one in known.undetermined if set(one.names) - amplitudes]
+
+
+def missed(target: Joint, found: Found) -> str:
+    """What to say of models whose photons are not where the counts are; "" of others."""
+    chi_sqr = found.normal.chi_sqr / max(target.degrees_of_freedom(), 1)
+    if chi_sqr < BAD:
+        return ""
+    likeness = blurs.likeness(replace(target, free=(), image_scales=False), found.state)
+    if likeness > ALIKE:
+        return ""
+    return (
+        f"the models found do not describe the counts (chi^2 per degree of freedom {chi_sqr:.3g}, "
+        f"correlation {likeness:.2f}): the start is too far off, or reflections, amplitudes and "
+        "images do not belong together; what was found is written all the same"
+    )
 
 
 def undetermined(combined: list[Undetermined]) -> str:

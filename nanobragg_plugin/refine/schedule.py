@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from libtbx import Auto
 from libtbx.utils import Sorry
-from torch import Tensor
 
-from nanobragg_plugin.refine import lbfgs, positions, sampled
+from nanobragg_plugin.refine import blurs, lbfgs, positions, sampled
 from nanobragg_plugin.refine.build import ALONG_SCAN, OF_IMAGES, Built
 from nanobragg_plugin.refine.joint import Joint
 from nanobragg_plugin.refine.minimise import Found, minimise
 from nanobragg_plugin.refine.positions import Spots
-from nanobragg_plugin.refine.target import Normal, State, scaled
+from nanobragg_plugin.refine.target import State, Target, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
@@ -72,7 +73,7 @@ def stages_of(params: Any) -> list[Stage]:
         found.append(Stage(_one_scale(kinds), one.blur))
     if not found:
         scale = [kind for kind in chosen if kind in SCALES] or ["scale"]
-        if params.blur > 1 and "orientation" in chosen:
+        if params.blur is not Auto and params.blur > 1 and "orientation" in chosen:
             found = [Stage(_one_scale(("orientation", *scale)), params.blur)]
         if "amplitudes" in chosen:
             # everything else first, on the scale of the amplitudes given
@@ -90,6 +91,13 @@ def stages_of(params: Any) -> list[Stage]:
     return [one for stage in found for one in (replace(stage, coarse=True), stage)]
 
 
+def asked_of(params: Any) -> Asked:
+    """Of the scope refine, extracted."""
+    given = any(one.parameters is not None or one.blur != 1 for one in params.stage)
+    blur = params.blur is Auto and not given
+    return Asked(params.iterations, params.method or "auto", blur)
+
+
 def _one_scale(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Without the one scale where each image has its own, and so on."""
     coarser = {COARSER.get(kind) for kind in kinds}
@@ -101,48 +109,99 @@ def _along_scan(stage: Stage) -> list[str]:
     return [kind for kind in stage.kinds if kind.startswith(ALONG_SCAN)]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How the stages are gone through. iterations: the most of each; method: auto, lm or lbfgs;
+    blur: whether blurred stages come first where the start needs them."""
+
+    iterations: int = 50
+    method: str = "auto"
+    blur: bool = False
+
+
+#: What a stage says of itself: 0 where it begins or the number of an iteration, its normal
+#: equations (None at 0) and the damping.
+Report = Callable[[Stage, int, Any, float], None]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The last stage's target, what it found, and what each stage did."""
+
+    target: Joint
+    found: Found
+    stages: tuple[tuple[Stage, Found], ...]
+
+
 def run(
     target: Joint,
     built: Built,
     stages: list[Stage],
-    iterations: int,
-    report: Callable[[Stage, int, Normal | None, float], None],
+    asked: Asked,
+    report: Report,
     spots: tuple[Spots, ...] | None = None,
-    method: str = "auto",
-) -> tuple[Joint, Found, list[Found]]:
-    """All stages: the last one's target and what it found, and what each found. spots: of each
-    experiment, of a stage by their places before all others, None: there is none. report is called
-    with a stage, 0 where it begins or the number of an iteration, its normal equations (None at 0)
-    and the damping.
+) -> Ran:
+    """All stages, until one is stopped. spots: of each experiment, of a stage by their places
+    before all others, None: there is none.
 
     `Sorry` where the models have no photons in the shoeboxes.
     """
-    state, found = target.start(), []
+    state, ran = target.start(), []
     if spots is not None:
-        kinds = {kind.removeprefix(ALONG_SCAN) for stage in stages for kind in stage.kinds}
-        free = [name for kind in GEOMETRY if kind in kinds for name in built.names[kind]]
-        inner = (
-            positions.refine(built.model, state.inner, tuple(free), spots) if free else state.inner
-        )
-        state = replace(state, inner=inner)
+        state = by_places(built, stages, state, spots)
+    if asked.blur:
+        stages = [*_blurred_stages(target, built, stages, state), *stages]
     for number, stage in enumerate(stages):
         state = varying(target, built, state, stage)
-        kept, state = state, blurred(built, state, stage.blur)
-        if number == 0:
-            state = _with_scale(target, state)
+        kept, state = state, blurs.blurred(built, state, stage.blur)
+        if number == 0 or stage.blur != stages[number - 1].blur:
+            far = blurs.scaled_or_totals if number else scaled
+            state = _with_scale(target, state, blurs.totals if stage.blur > 1 else far)
         own = of_stage(target, built, stage)
-        report(stage, 0, None, 0.0)
+        found = _through(own, state, stage, asked, report)
+        state = blurs.restored(built, found.state, kept, stage.blur)
+        ran.append((stage, replace(found, state=state)))
+        if found.stopped:
+            break
+    return Ran(own, ran[-1][1], tuple(ran))
 
-        def reports(iteration: int, normal: Normal, damping: float, of: Stage = stage) -> None:
-            report(of, iteration, normal, damping)
 
-        try:
-            search = lbfgs.minimise if chosen_method(method, own) == "lbfgs" else minimise
-            found.append(search(own, state, iterations, reports))
-        except ValueError as error:
-            raise Sorry(f"the refinement cannot begin: {error}") from error
-        state = restored(built, found[-1].state, kept, stage.blur)
-    return own, found[-1], found
+def by_places(built: Built, stages: list[Stage], state: State, spots: tuple[Spots, ...]) -> State:
+    """With the geometry that fits the places of spots."""
+    kinds = {kind.removeprefix(ALONG_SCAN) for stage in stages for kind in stage.kinds}
+    free = tuple(name for kind in GEOMETRY if kind in kinds for name in built.names[kind])
+    if not free:
+        return state
+    inner = positions.refine(built.model, state.inner, free, spots)
+    return replace(state, inner=inner) if bool(torch.isfinite(inner).all()) else state
+
+
+def _blurred_stages(target: Joint, built: Built, stages: list[Stage], state: State) -> list[Stage]:
+    """Of orientation and scale, where that is refined and blurred models fit better than sharp
+    ones: from as blurred as fits best, each half as much."""
+    kinds = tuple(dict.fromkeys(kind for stage in stages for kind in stage.kinds))
+    if "orientation" not in kinds:
+        return []
+    blur, found = blurs.chosen(target, built, state), []
+    scale = tuple(kind for kind in kinds if kind in SCALES) or ("scale",)
+    while blur > 1:
+        found.append(Stage(("orientation", *scale), blur, stages[0].coarse))
+        blur /= 2
+    return found
+
+
+def _through(own: Joint, state: State, stage: Stage, asked: Asked, report: Report) -> Found:
+    """What a stage finds."""
+
+    def reports(iteration: int, normal: Any, damping: float) -> None:
+        report(stage, iteration, normal, damping)
+
+    report(stage, 0, None, 0.0)
+    search = lbfgs.minimise if chosen_method(asked.method, own) == "lbfgs" else minimise
+    try:
+        return search(own, state, asked.iterations, reports)
+    except ValueError as error:
+        raise Sorry(f"the refinement cannot begin: {error}") from error
 
 
 def chosen_method(method: str, target: Joint) -> str:
@@ -182,38 +241,12 @@ def varying(target: Joint, built: Built, state: State, stage: Stage) -> State:
     return replace(state, inner=inner)
 
 
-def _changed(built: Built, state: State, kind: str, inner: Callable[[Tensor], Tensor]) -> State:
-    names = built.model.parameters.names
-    numbers = [names.index(name) for name in built.names.get(kind, ())]
-    whole = state.inner.clone()
-    whole[numbers] = inner(whole[numbers])
-    return replace(state, inner=whole)
-
-
-def blurred(built: Built, state: State, blur: float) -> State:
-    """With smaller domains and larger spreads (their logarithms are inner parameters)."""
-    if blur == 1:
-        return state
-    state = _changed(built, state, "domains", lambda inner: (inner - math.log(blur)).clamp(min=0.0))
-    return _changed(built, state, "mosaic", lambda inner: inner + math.log(blur))
-
-
-def restored(built: Built, state: State, before: State, blur: float) -> State:
-    """With the domains and spreads of before."""
-    if blur == 1:
-        return state
-    names, inner = built.model.parameters.names, state.inner.clone()
-    numbers = [names.index(n) for kind in ("domains", "mosaic") for n in built.names[kind]]
-    inner[numbers] = before.inner[numbers]
-    return replace(state, inner=inner)
-
-
-def _with_scale(target: Joint, state: State) -> State:
+def _with_scale(target: Joint, state: State, scale_of: Callable[[Target, State], float]) -> State:
     """With the scales that fit the counts."""
     inner = state.inner.clone()
     parts = zip(target.targets, target.states(state), target.model.places, target.numbers_of)
     for own, its_state, place, number in parts:
-        factor = scaled(own, its_state)
+        factor = scale_of(own, its_state)
         if not math.isfinite(factor) or factor <= 0:
             of = f" of experiment {number}" if len(target.targets) > 1 else ""
             raise Sorry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -33,6 +33,8 @@ def sums(target: Target, state: State, boxes: Boxes, drawn: int = 12) -> Sums:
     brightest and of those that fit worst."""
     n = len(boxes.rows)
     total, moments = np.zeros((5, n)), np.zeros((3, n))
+    # columns of image scales would be as many a pixel as there are images
+    target = replace(target, image_scales=False)
     expected = target.expected(state)
     for picture, found in zip(target.data.pictures, expected):
         images = _images(target, picture, found)

@@ -80,8 +80,7 @@ class Target:
         pictures, boxes = self.data.pictures, self.data.boxes
         background = torch.zeros(boxes, self.terms, dtype=torch.float64)
         if self.terms:
-            counts = torch.cat([one.counts for one in pictures])
-            background[:, 0] = _flat(counts, torch.cat([one.box for one in pictures]), boxes)
+            background[:, 0] = self.data.flat()
         scales = torch.zeros(len(pictures), dtype=torch.float64)
         return State(self.model.parameters.start.clone(), scales, background, scales.clone())
 
@@ -232,24 +231,6 @@ def lit(models: Models, picture: Picture) -> Models:
     panels = tuple(replace(panel, mask=mask) for panel, mask in masks)
     beam = replace(experiment.beam, fluence=experiment.beam.fluence * picture.fluence)
     return replace(experiment, panels=panels, beam=beam), factors
-
-
-def _flat(counts: Tensor, box: Tensor, boxes: int, rounds: int = 5) -> Tensor:
-    """[boxes]: the mean of the pixels that do not stand out, found in some rounds."""
-    kept = torch.ones_like(counts, dtype=torch.bool)
-    mean = counts.new_zeros(boxes)
-    order = torch.argsort(counts)
-    order = order[torch.argsort(box[order], stable=True)]
-    sizes = torch.bincount(box, minlength=boxes)
-    firsts = torch.cumsum(sizes, 0) - sizes
-    median = counts[order][(firsts + sizes // 2).clamp(max=len(counts) - 1)]
-    limit = median + 3 * (median + 1).sqrt()
-    for _ in range(rounds):
-        kept = counts <= limit[box]
-        total = counts.new_zeros(boxes).index_add_(0, box[kept], counts[kept])
-        mean = total / torch.bincount(box[kept], minlength=boxes).clamp(min=1)
-        limit = mean + 3 * mean.clamp(min=0.1).sqrt() + 1
-    return mean
 
 
 def scaled(target: Target, state: State) -> float:
