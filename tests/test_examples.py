@@ -106,7 +106,6 @@ def test_refine_stills(example):
     assert len(pulls) == 12 and float(pulls.abs().max()) < 4
 
 
-#: Not run here: they take ten and more minutes.
 def test_refine_capture(example):
     """A still of 0.4 degrees off, which is five times its spread, by pixels alone, through stages
     that are blurred: measured 0.31 sigma; in 30 s."""
@@ -116,6 +115,7 @@ def test_refine_capture(example):
     assert "1/1" in capture["rates"](found)
 
 
+#: Not run here: they take ten and more minutes.
 TOO_LONG = {"refine_accuracy", "refine_dials"}
 
 
