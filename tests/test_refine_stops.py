@@ -41,7 +41,8 @@ class Valley:
         self.calls = 0
 
     def start(self) -> State:
-        return State(self.parameters.start.clone(), torch.zeros(0), torch.zeros(0, 0).double())
+        none = torch.zeros(0)
+        return State(self.parameters.start.clone(), none, torch.zeros(0, 0).double(), none)
 
     def normal(self, state: State) -> Normal:
         self.calls += 1

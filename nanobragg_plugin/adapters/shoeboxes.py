@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from dxtbx.model import ExperimentList
 from libtbx.utils import Sorry
+from scitbx.array_family import flex
 
 from nanobragg_plugin.adapters import checks, compared_images, dxtbx_versions
 from nanobragg_plugin.adapters.compared_tables import d_of_places
@@ -33,14 +34,18 @@ class Boxes:
 def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
     """The boxes of the reflections of experiment `number` of a list that are indexed; params: the
     PHIL scope refine.shoeboxes, extracted; experiment: dxtbx's, of the images wanted."""
-    hkl = np.array(table["miller_index"]).reshape(-1, 3) if "miller_index" in table else None
-    if hkl is None or not hkl.any():
-        raise Sorry("the reflections are not indexed: give those of dials.index or dials.refine")
     for name in ("id", "panel"):
         if name not in table:
             raise Sorry(f"the reflections have no column {name!r}: give those of dials.index")
-    mine = (np.array(table["id"]) == _id_of(table, number, experiment)) & hkl.any(axis=1)
-    notes = [f"Reflections: {len(table)}, of this experiment and indexed {int(mine.sum())}"]
+    # of many stills each would else read the table of all
+    ids = table["id"].as_numpy_array()
+    own = np.flatnonzero(ids == _id_of(table, number, experiment))
+    whole, table = len(table), _rows_of(table, own)
+    hkl = np.array(table["miller_index"]).reshape(-1, 3) if "miller_index" in table else None
+    if hkl is None or (len(own) and not hkl.any()):
+        raise Sorry("the reflections are not indexed: give those of dials.index or dials.refine")
+    mine = hkl.any(axis=1)
+    notes = [f"Reflections: {whole}, of this experiment and indexed {int(mine.sum())}"]
     wrong = _rejected(table)
     if (mine & wrong).any():
         notes.append(f"Left out, as DIALS has marked them for it: {int((mine & wrong).sum())}")
@@ -81,7 +86,17 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
             "panels (see refine.shoeboxes.d_min, sampling.image_range, experiment=)"
         )
     notes.append(f"Shoeboxes: {len(rows)}")
-    return Boxes(rows, panel[rows], limits[rows], tuple(notes))
+    return Boxes(own[rows], panel[rows], limits[rows], tuple(notes))
+
+
+def _rows_of(table: Any, rows: np.ndarray) -> Any:
+    """Those rows of a table, or of a column."""
+    return table.select(flex.size_t(rows.astype(np.uint64)))
+
+
+def indices(boxes: Boxes, table: Any) -> np.ndarray:
+    """int [n, 3]: h k l of the boxes."""
+    return np.array(_rows_of(table["miller_index"], boxes.rows)).reshape(-1, 3)
 
 
 def _id_of(table: Any, number: int, experiment: Any) -> int:
@@ -229,10 +244,10 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
 def seen(boxes: Boxes, table: Any, experiment: Any) -> tuple[np.ndarray, ...]:
     """Of those boxes whose spots were found: hkl [n, 3], panel [n], place [n, 2] fast and slow,
     image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still."""
-    found = _observed(table)[boxes.rows]
-    rows, panel = boxes.rows[found], boxes.panel[found]
-    hkl = np.array(table["miller_index"]).reshape(-1, 3)[rows].astype(float)
-    places = _places(table)[rows]
+    hkl = indices(boxes, table).astype(float)
+    table = _rows_of(table, boxes.rows)
+    found = _observed(table)
+    panel, hkl, places = boxes.panel[found], hkl[found], _places(table)[found]
     scan = experiment.scan
     if scan is None or experiment.goniometer is None:
         start = 0.0

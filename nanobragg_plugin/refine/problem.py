@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from libtbx import Auto
 from libtbx.utils import Sorry
@@ -109,7 +108,7 @@ def problem(
 def _unlit(plan: Plan, boxes: Boxes, table: Any) -> list[str]:
     """A note of reflections whose amplitudes are 0, as those are that no file has; `Sorry` where
     all are."""
-    hkl = torch.from_numpy(np.array(table["miller_index"]).reshape(-1, 3)[boxes.rows])
+    hkl = torch.from_numpy(shoeboxes.indices(boxes, table))
     dark = int((structure_factors.nearest(plan.structure_factors, *hkl.T) == 0).sum())
     if dark == len(hkl):
         raise Sorry(
