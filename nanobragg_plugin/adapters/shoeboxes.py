@@ -48,17 +48,21 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
             raise Sorry(f"the reflections have no column {name!r}: give those of dials.index")
     mine = (np.array(table["id"]) == _id_of(table, number, experiment)) & hkl.any(axis=1)
     notes = [f"Reflections: {len(table)}, of this experiment and indexed {int(mine.sum())}"]
-    wrong = _rejected(table)
-    if (mine & wrong).any():
-        notes.append(f"Left out, as DIALS has marked them for it: {int((mine & wrong).sum())}")
-    mine &= ~wrong
     places = _places(table)
+    still = experiment.scan is None or experiment.goniometer is None
+    limits = _limits(table, places, still)
+    wrong = _rejected(table)
+    kept = np.zeros(len(table), bool) if still else _cut_off(table, mine, limits, experiment.scan)
+    if (mine & wrong & ~kept).any():
+        count = int((mine & wrong & ~kept).sum())
+        notes.append(f"Left out, as DIALS has marked them for it: {count}")
+    if kept.any():
+        notes.append(f"Outliers only as the scan's ends cut them off, which are used: {kept.sum()}")
+    mine &= ~wrong | kept
     panel = np.array(table["panel"], dtype=int)
     if params.d_min is not None:
         d = _resolution(experiment, panel, places)
         mine &= d >= params.d_min
-    still = experiment.scan is None or experiment.goniometer is None
-    limits = _limits(table, places, still)
     border = [params.border_px, params.border_px, params.border_images]
     for axis in range(3):
         limits[:, 2 * axis] -= border[axis]
@@ -98,6 +102,26 @@ def _rejected(table: Any) -> np.ndarray:
     kinds = ("centroid_outlier", "overloaded")
     found = [table.get_flags(getattr(table.flags, kind)).as_numpy_array() for kind in kinds]
     return np.any(found, axis=0)
+
+
+def _cut_off(table: Any, mine: np.ndarray, limits: np.ndarray, scan: Any) -> np.ndarray:
+    """[n]: which of `mine` are outliers by their angle alone, as they begin before the scan or end
+    after it: their centroids are off, but a model of pixels knows how much of them is seen.
+    On the detector they are no further off than the furthest of those that are no outliers."""
+    none = np.zeros(len(table), bool)
+    if "flags" not in table or not {"xyzobs.px.value", "xyzcal.px"} <= set(table.keys()):
+        return none
+    outlier = table.get_flags(table.flags.centroid_outlier).as_numpy_array()
+    overloaded = table.get_flags(table.flags.overloaded).as_numpy_array()
+    places = (np.array(table[name]).reshape(-1, 3) for name in ("xyzobs.px.value", "xyzcal.px"))
+    off = np.abs(np.subtract(*places))[:, :2]
+    good = mine & ~outlier & _observed(table)
+    if not good.any():
+        return none
+    first, end = scan.get_array_range()
+    at_ends = (limits[:, 4] <= first) | (limits[:, 5] >= end)
+    near = (off <= off[good].max(0)).all(axis=1)
+    return mine & outlier & ~overloaded & at_ends & near & _observed(table)
 
 
 def _places(table: Any) -> np.ndarray:
@@ -217,8 +241,9 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
 
 def seen(boxes: Boxes, table: Any, experiment: Any) -> tuple[np.ndarray, ...]:
     """Of those boxes whose spots were found: hkl [n, 3], panel [n], place [n, 2] fast and slow,
-    image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still."""
-    found = _observed(table)[boxes.rows]
+    image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still. Not of
+    those whose place is an outlier."""
+    found = (_observed(table) & ~_rejected(table))[boxes.rows]
     rows, panel = boxes.rows[found], boxes.panel[found]
     hkl = np.array(table["miller_index"]).reshape(-1, 3)[rows].astype(float)
     places = _places(table)[rows]
