@@ -246,6 +246,18 @@ class Joint:
                 found.append(mine / mine.sum())
         return found
 
+    def bent(self, state: State, step: Tensor) -> Tensor:
+        """A step [s] whose part along amplitudes is one of intensities, which pixels are linear in:
+        to first order the same. An amplitude stays above 0, and falls to no less than a quarter."""
+        if not self.amplitudes & set(self.free):
+            return step
+        mine = torch.tensor([name in self.amplitudes for name in self.free])
+        old = state.inner[self.numbers]
+        squared = old.square() + 2 * old * step[: len(mine)]
+        new = torch.maximum(squared, old.square() / 16).sqrt()
+        bent = torch.where(mine & (old > 0), new - old, step[: len(mine)])
+        return torch.cat([bent, step[len(mine) :]])
+
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
         the bounds."""

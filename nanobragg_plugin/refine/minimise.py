@@ -52,7 +52,7 @@ def minimise(
         step, backgrounds, fall = _step(target, state, normal, damping)
         if fall < CONVERGED and damping <= DAMPING:
             return Found(state, normal, tuple(losses), True, "")
-        moved = target.moved(state, step, backgrounds)
+        moved = target.moved(state, target.bent(state, step), backgrounds)
         tried = target.normal(moved)
         if math.isfinite(tried.loss) and tried.loss < normal.loss:
             state, normal = moved, tried

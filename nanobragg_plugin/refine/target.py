@@ -225,6 +225,10 @@ class Target:
         all_of = information, gradient, of_boxes, box_gradient, mixed
         return Normal(*all_of, loss + float(more), chi_sqr, self.data.n)
 
+    def bent(self, state: State, step: Tensor) -> Tensor:
+        """The step itself (of a `Joint` the way of amplitudes is not straight)."""
+        return step
+
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
         the bounds."""
