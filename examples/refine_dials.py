@@ -2,10 +2,10 @@
 
 python examples/refine_dials.py [FOLDER [DRAWS]]
 
-Eight images of half a degree, whose strongest spots have one to two thousand photons. Of each draw of
-the Poisson noise DIALS finds and indexes the spots, both refinements start from what dials.index
-found, and dials.integrate takes what each of them wrote. All is compared with the truth: models, and
-intensities by profile fitting, which are those of whole reflections, with F squared.
+Eight images of half a degree, whose strongest spots have one to two thousand photons. Of each draw
+of the Poisson noise DIALS finds and indexes the spots, both refinements start from what dials.index
+found, and dials.integrate takes what each of them wrote. All is compared with the truth: models,
+and intensities by profile fitting with F squared.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ REFINED = "refine.parameters=orientation+cell+detector_shift+distance+domains+mo
 BOTH = {"refined": "dials.refine", "pixels": "nanobragg.refine"}
 #: What is compared of dials.integrate, not of models.
 REACHED = "integrated, of the truth's", "correlation with F^2"
+#: Partiality from which on a reflection is taken to be whole.
+WHOLE = 0.99
 
 
 def run(package: str, name: str, *words: str) -> None:
@@ -145,25 +147,28 @@ def errors(name: str) -> dict[str, float]:
     }
 
 
-def integrated(name: str) -> dict[tuple[int, int, int], float]:
+def integrated(name: str) -> dict[tuple[int, int, int], tuple[float, float]]:
     """Intensities by profile fitting of dials.integrate with a file's models, Lorentz and
-    polarization factors taken off."""
+    polarization factors taken off, and partialities."""
     files = f"{name}.expt", f"{name}.refl", f"output.reflections={name}_integrated.refl"
     run("dials", "integrate", *files, f"output.experiments={name}_integrated.expt", "nproc=1")
     table = flex.reflection_table.from_file(f"{name}_integrated.refl")
     table = table.select(table.get_flags(table.flags.integrated_prf))
-    return dict(zip(table["miller_index"], table["intensity.prf.value"] * table["lp"]))
+    values = table["intensity.prf.value"] * table["lp"]
+    return dict(zip(table["miller_index"], zip(values, table["partiality"])))
 
 
 def reached(found: dict, best: dict) -> dict[str, float]:
-    """How many of the reflections that the true models have in the scan were integrated, and how
-    well their intensities agree with F^2. (Models that are off have others, too, of which less than
-    half was seen.)"""
+    """How many of the reflections that the true models have in the scan were integrated (models
+    that are off have others, too), and how well intensities agree with F^2, of those that the scan
+    has whole: of what it cuts off the fit of a profile has to guess the rest."""
     array = mtz.object("../F.mtz").as_miller_arrays()[0].as_intensity_array()
     true = array.expand_to_p1().generate_bijvoet_mates()
     squares = dict(zip(true.indices(), true.data()))
-    pairs = np.array([(squares[hkl], found[hkl]) for hkl in best if hkl in found])
-    return dict(zip(REACHED, (len(pairs), float(np.corrcoef(pairs.T)[0, 1]))))
+    seen = [hkl for hkl in best if hkl in found]
+    whole = [hkl for hkl in seen if best[hkl][1] > WHOLE]
+    pairs = np.array([(squares[hkl], found[hkl][0]) for hkl in whole])
+    return dict(zip(REACHED, (len(seen), float(np.corrcoef(pairs.T)[0, 1]))))
 
 
 def main(folder: str = "refine_dials", draws: int = 6, *extra: str) -> list[dict]:

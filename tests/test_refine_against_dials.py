@@ -20,13 +20,16 @@ def example(monkeypatch, tmp_cwd):
 
 
 def test_models(example) -> None:
-    """Errors of the crystal, root mean squares over draws of the noise, and what dials.integrate
-    makes of the models: of the reflections that the true models have, and of F^2."""
+    """Errors of the crystal, root mean squares over four draws of the noise (measured: 0.24, 0.43
+    and 0.32 of those of dials.refine), and what dials.integrate makes of the models: of the
+    reflections that the true models have, and of F^2 (measured: 0.0002 better; of a draw up to
+    0.002 worse or better). The model is sampled coarsely."""
     refine_dials = example("refine_dials")
-    found = refine_dials["means"](refine_dials["main"]("out", 4))
+    coarse = "sampling.oversample=1", "refine.coarse=False"
+    found = refine_dials["means"](refine_dials["main"]("out", 4, *coarse))
     true, theirs, ours = (found[name] for name in ("true", "refined", "pixels"))
     for name in ("misorientation, degrees", "cell, %", "distance, mm"):
-        assert true[name] < 1e-6 < ours[name] < 0.8 * theirs[name], name
+        assert true[name] < 1e-6 < ours[name] < 0.75 * theirs[name], name
     count, correlation = refine_dials["REACHED"]
-    assert ours[count] > 0.98 * true[count] and ours[count] >= theirs[count] - 0.5
+    assert ours[count] > 0.98 * true[count] and ours[count] >= theirs[count]
     assert ours[correlation] > theirs[correlation] - 0.001

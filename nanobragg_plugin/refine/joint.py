@@ -247,16 +247,23 @@ class Joint:
         return found
 
     def bent(self, state: State, step: Tensor) -> Tensor:
-        """A step [s] whose part along amplitudes is one of intensities, which pixels are linear in:
-        to first order the same. An amplitude stays above 0, and falls to no less than a quarter."""
+        """Where amplitudes are free, a step [s] whose parts along them and along scales are steps
+        of intensities and of factors, which pixels are linear in: to first order the same. An
+        amplitude, and a scale, falls to no less than a quarter in one; the scales' mean stays."""
         if not self.amplitudes & set(self.free):
             return step
-        mine = torch.tensor([name in self.amplitudes for name in self.free])
-        old = state.inner[self.numbers]
-        squared = old.square() + 2 * old * step[: len(mine)]
-        new = torch.maximum(squared, old.square() / 16).sqrt()
-        bent = torch.where(mine & (old > 0), new - old, step[: len(mine)])
-        return torch.cat([bent, step[len(mine) :]])
+        mine = torch.tensor([name in self.amplitudes for name in self.shared_names])
+        old = torch.ones_like(step)
+        old[: len(self.free)] = state.inner[self.numbers]
+        squared = torch.maximum(old.square() + 2 * old * step, old.square() / 16)
+        bent = torch.where(mine & (old > 0), squared.sqrt() - old, step)
+        for group in (*self.held[:1], self.shared_names[len(self.free) :]):
+            some = torch.tensor([name in group for name in self.shared_names], dtype=torch.bool)
+            if not some.any():
+                continue
+            factors = (1 + step[some]).clamp(min=0.25).log()
+            bent[some] = factors - factors.mean() + step[some].mean()
+        return bent
 
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
