@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from cctbx import crystal, miller
-from demo import HERE, write_structure_factors
+from demo import HERE
 from dials.array_family import flex
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 from iotbx import mtz
-from refine_dials import run
+from refine_dials import run, write_amplitudes
 from scipy.spatial.transform import Rotation
 
 DATA = (
@@ -54,7 +54,7 @@ OFF, PARTIALITY = 0.05, 0.02
 
 def simulate(stills: int) -> None:
     """data.expt and data.nxs; flat.mtz, one amplitude for all."""
-    write_structure_factors("F.mtz")
+    write_amplitudes("F.mtz")
     files = str(HERE / "still.phil"), "F.mtz"
     run("nanobragg_plugin", "simulate", *files, f"stills.count={stills}", *DATA)
     true = mtz.object("F.mtz").as_miller_arrays()[0]

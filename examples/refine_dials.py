@@ -75,9 +75,16 @@ def run(package: str, name: str, *words: str) -> None:
     print(f"  {time.time() - start:6.1f} s  {name} {' '.join(words)}", flush=True)
 
 
+def write_amplitudes(path: str) -> None:
+    """The demonstration's, as far as the detectors reach."""
+    write_structure_factors(path)
+    array = mtz.object(path).as_miller_arrays()[0].resolution_filter(d_min=2.9)
+    array.as_mtz_dataset(column_root_label="F").mtz_object().write(path)
+
+
 def simulate() -> None:
     """data.expt and data.nxs, the photons expected; known.expt: the crystal a little off."""
-    write_structure_factors("F.mtz")
+    write_amplitudes("F.mtz")
     output = "output.prefix=data", "output.log=None"
     run("nanobragg_plugin", "simulate", str(HERE / "sweep.phil"), "F.mtz", *DATA, *output)
     (experiment,) = ExperimentListFactory.from_json_file("data.expt", check_format=False)

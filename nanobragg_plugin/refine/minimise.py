@@ -52,7 +52,7 @@ def minimise(
         step, backgrounds, fall = _step(target, state, normal, damping)
         if fall < CONVERGED and damping <= DAMPING:
             return Found(state, normal, tuple(losses), True, "")
-        moved = target.moved(state, target.bent(state, step), backgrounds)
+        moved = target.moved(state, step, backgrounds)
         tried = target.normal(moved)
         if math.isfinite(tried.loss) and tried.loss < normal.loss:
             state, normal = moved, tried
@@ -87,6 +87,7 @@ def _step(
     if len(free):
         step[free] = _solved(information[free][:, free], gradient[free])
     backgrounds = damped.backgrounds(step)
+    step = target.bent(state, step)
     promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
     return step, backgrounds, float(promised)
 
