@@ -106,11 +106,13 @@ def test_refine_stills(example):
     assert len(pulls) == 12 and float(pulls.abs().max()) < 4
 
 
-#: Not run here: they take ten and more minutes.
-TOO_LONG = {"refine_accuracy", "refine_dials"}
+#: Not run: it takes ten and more minutes.
+TOO_LONG = {"refine_accuracy"}
 
 
-def test_every_other_example_is_run_here():
-    text = Path(__file__).read_text(encoding="utf-8")
+def test_every_other_example_is_run():
+    here = Path(__file__)
+    files = here, here.with_name("test_refine_against_dials.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert {name for name in names if f'example("{name}")' not in text} == TOO_LONG

@@ -33,3 +33,14 @@ def test_models(example) -> None:
     count, correlation = refine_dials["REACHED"]
     assert ours[count] > 0.98 * true[count] and ours[count] >= theirs[count]
     assert ours[correlation] > theirs[correlation] - 0.001
+
+
+def test_amplitudes(example) -> None:
+    """F of stills whose spots overlap, from one amplitude for all: nearer to the truth than the
+    best that was merged, over the same reflections."""
+    figures, (square, median) = example("refine_amplitudes")["main"]("out", 8)
+    assert len(figures) == 6
+    for theirs, ours, count in figures.values():
+        assert count > 100
+        assert min(ours) > 0.97 > 0.9 > max(theirs)
+    assert 0.8 < median < 1.25 and 0.8 < square < 1.4
