@@ -246,6 +246,19 @@ class Joint:
                 found.append(mine / mine.sum())
         return found
 
+    def lowest(self, state: State) -> Tensor:
+        """[s]: the lowest that a step may be, before it is bent: along an amplitude to a quarter of
+        it, or its lower bound."""
+        found = torch.full((len(self.shared_names),), -torch.inf, dtype=torch.float64)
+        if not self.amplitudes & set(self.free):
+            return found
+        old, low = (x[self.numbers] for x in (state.inner, self.model.parameters.limits[0]))
+        least = torch.maximum(old / 4, low.clamp(min=0))
+        mine = torch.tensor([name in self.amplitudes for name in self.free]) & (old > 0)
+        limit = (least.square() - old.square()) / (2 * old)
+        found[: len(self.free)] = torch.where(mine, limit.clamp(max=0), found[: len(self.free)])
+        return found
+
     def bent(self, state: State, step: Tensor) -> Tensor:
         """Where amplitudes are free, a step [s] whose parts along them and along scales are steps
         of intensities and of factors, which pixels are linear in: to first order the same. An

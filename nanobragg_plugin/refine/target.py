@@ -229,6 +229,10 @@ class Target:
         """The step itself (of a `Joint` the way of amplitudes is not straight)."""
         return step
 
+    def lowest(self, state: State) -> Tensor:
+        """[s]: no part of a step has a limit (of a `Joint` those along amplitudes have)."""
+        return torch.full((len(self.shared_names),), -torch.inf, dtype=torch.float64)
+
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
         the bounds."""
