@@ -115,11 +115,13 @@ def test_refine_capture(example):
     assert "1/1" in capture["rates"](found)
 
 
-#: Not run here: they take three to ten and more minutes.
-TOO_LONG = {"refine_accuracy", "refine_dials", "refine_scan"}
+#: Not run: they take three to ten and more minutes.
+TOO_LONG = {"refine_accuracy", "refine_scan"}
 
 
-def test_every_other_example_is_run_here():
-    text = Path(__file__).read_text(encoding="utf-8")
+def test_every_other_example_is_run():
+    here = Path(__file__)
+    files = here, here.with_name("test_refine_against_dials.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert {name for name in names if f'example("{name}")' not in text} == TOO_LONG

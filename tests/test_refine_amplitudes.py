@@ -159,3 +159,41 @@ def test_amplitudes_by_both() -> None:
     pulls = (error / size)[mine]
     assert float(away.abs().max()) < 0.05
     assert 0.8 < float(pulls.std()) < 1.2 and float(pulls.mean().abs()) < 0.3
+
+
+def test_steps_of_amplitudes_are_of_intensities() -> None:
+    """Pixels are linear in F^2: half a bent step along amplitudes changes them by half as much,
+    however long it is; a short one is the step itself; none falls below a quarter."""
+    target = target_of(("scale",))
+    target = replace(target, free=tuple(n for n in target.free if n in target.amplitudes))
+    state = target.start()
+    amplitude = state.inner[target.numbers]
+    step = amplitude * torch.linspace(-0.45, 3.0, len(amplitude), dtype=torch.float64)
+    nothing = torch.zeros_like(state.background)
+    before, half, far = (
+        torch.cat([one.bragg for one in target.expected(target.moved(state, by, nothing))])
+        for by in (0 * step, target.bent(state, step / 2), target.bent(state, step))
+    )
+    assert float(half.max()) > 1.5 * float(before.max())
+    torch.testing.assert_close(
+        far - before, 2 * (half - before), rtol=0, atol=1e-4 * float(far.max())
+    )
+    small = 1e-4 * step
+    torch.testing.assert_close(target.bent(state, small), small, rtol=1e-3, atol=0)
+    down = target.bent(state, -5 * amplitude)
+    torch.testing.assert_close(amplitude + down, amplitude / 4)
+
+
+def test_from_one_amplitude_for_all() -> None:
+    """The search comes to where it comes to from the true amplitudes, which straight steps do not
+    within as many (strong reflections are overshot)."""
+    target = target_of()
+    names = [one for one in target.free if one in target.amplitudes]
+    prior = {name: {"prior": (70.0, 35.0)} for name in names}
+    target = replace(target, model=target.model.changed(prior))
+    flat = target.start()
+    for name in names:
+        flat.inner[target.model.parameters.names.index(name)] = 70.0
+    one, two = minimise(target, target.start()), minimise(target, flat)
+    assert one.converged and two.converged and len(two.losses) < 15
+    assert two.normal.loss == pytest.approx(one.normal.loss, abs=0.1)

@@ -84,6 +84,12 @@ def test_amplitudes(still: Path) -> None:
     refine("data.expt", "start.refl", *chosen, *tight)
     (array,) = mtz.object("tight.mtz").as_miller_arrays()
     assert np.abs(np.array(array.data()) - 100).max() < 0.5
+    assert max(array.sigmas()) <= 0.1  # the restraint's
+    # without a restraint sigmas are what photons alone leave; measured: up to 4.2
+    loose = "refine.amplitudes.sigma=None", "output.prefix=loose", "output.pictures=False"
+    refine("data.expt", "start.refl", *chosen[:1], *TRUE, *loose)
+    (array,) = mtz.object("loose.mtz").as_miller_arrays()
+    assert max(array.sigmas()) > 1
 
 
 def test_setting(sweep: Path) -> None:

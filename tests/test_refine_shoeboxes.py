@@ -79,6 +79,25 @@ def test_outliers_are_left_out(kind: str) -> None:
     assert any("marked" in note and note.endswith("1") for note in boxes.notes)
 
 
+def test_spots_that_the_scan_cuts_off_are_used() -> None:
+    """At the scan's first or last image an outlier whose place on the detector is right is one by
+    its angle: its pixels count, its centroid does not."""
+    made = table(6)
+    outlier = [True, True, True, False, False, True]  # the images 11, 12, 13, 11, 12, 13
+    made.set_flags(flex.bool(outlier), made.flags.centroid_outlier)
+    made["xyzcal.px"][5] = (24.5, 8.5, 12.5)  # two pixels from where it was seen
+    boxes = shoeboxes.boxes_of(params(), made, 0, sweep())
+    assert boxes.rows.tolist() == [0, 2, 3, 4]
+    assert any("cut them off" in note and note.endswith(" 2") for note in boxes.notes)
+    hkl, *_ = shoeboxes.seen(boxes, made, sweep())
+    assert hkl.tolist() == [[1, 2, 4], [1, 2, 5]]
+    made.set_flags(flex.bool(outlier), made.flags.overloaded)
+    assert rows(made) == [3, 4]
+    del made["xyzcal.px"]  # nothing says where they should be
+    made.unset_flags(flex.bool(outlier), made.flags.overloaded)
+    assert rows(made) == [3, 4]
+
+
 def test_places_that_dials_only_predicts() -> None:
     """dials.integrate has 0, 0, 0 for the place of what it did not measure: its shoebox counts,
     but no place of it is refined against."""

@@ -12,7 +12,7 @@ from libtbx.utils import Sorry
 #: What may be None though its default is not (`none` of a choice is None to libtbx).
 OPTIONAL = (
     *("output.log", "output.compression", "output.html", "resolution_rings"),
-    *("refine.shoeboxes.background", "refine.noise.robust"),
+    *("refine.shoeboxes.background", "refine.noise.robust", "refine.amplitudes.sigma"),
 )
 #: What may be Auto though its default is None.
 AUTOMATIC = ("structure_factors.model.wavelength",)

@@ -44,24 +44,19 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
     hkl = np.array(table["miller_index"]).reshape(-1, 3) if "miller_index" in table else None
     if hkl is None or (len(own) and not hkl.any()):
         raise Sorry("the reflections are not indexed: give those of dials.index or dials.refine")
-    mine = hkl.any(axis=1)
-    notes = [f"Reflections: {whole}, of this experiment and indexed {int(mine.sum())}"]
-    wrong = _rejected(table)
-    if (mine & wrong).any():
-        notes.append(f"Left out, as DIALS has marked them for it: {int((mine & wrong).sum())}")
-    mine &= ~wrong
     places = _places(table)
     nowhere = ~(np.isfinite(places).all(axis=1) & (np.abs(places) < FARTHEST).all(axis=1))
-    if (mine & nowhere).any():
-        notes.append(f"Left out, as their places are no numbers: {int((mine & nowhere).sum())}")
-    mine &= ~nowhere
     places = np.where(nowhere[:, None], 0.0, places)
+    still = experiment.scan is None or experiment.goniometer is None
+    limits = _limits(table, places, still)
+    mine, notes = _usable(
+        table, hkl.any(axis=1), nowhere, limits, None if still else experiment.scan
+    )
+    notes.insert(0, f"Reflections: {whole}, of this experiment and indexed {int(hkl.any(1).sum())}")
     panel = np.array(table["panel"], dtype=int)
     if params.d_min is not None:
         d = _resolution(experiment, panel, places)
         mine &= d >= params.d_min
-    still = experiment.scan is None or experiment.goniometer is None
-    limits = _limits(table, places, still)
     border = [params.border_px, params.border_px, params.border_images]
     for axis in range(3):
         limits[:, 2 * axis] -= border[axis]
@@ -87,6 +82,25 @@ def boxes_of(params: Any, table: Any, number: int, experiment: Any) -> Boxes:
         )
     notes.append(f"Shoeboxes: {len(rows)}")
     return Boxes(own[rows], panel[rows], limits[rows], tuple(notes))
+
+
+def _usable(
+    table: Any, mine: np.ndarray, nowhere: np.ndarray, limits: np.ndarray, scan: Any
+) -> tuple[np.ndarray, list[str]]:
+    """Which of `mine` [n] are neither rejected by DIALS nor `nowhere`, and lines for the log; scan:
+    None of stills."""
+    wrong = _rejected(table)
+    kept = np.zeros(len(table), bool) if scan is None else _cut_off(table, mine, limits, scan)
+    left_out = {
+        "as DIALS has marked them for it": mine & wrong & ~kept,
+        "as their places are no numbers": mine & (~wrong | kept) & nowhere,
+    }
+    notes = [f"Left out, {why}: {int(one.sum())}" for why, one in left_out.items() if one.any()]
+    mine = mine & (~wrong | kept) & ~nowhere
+    if (mine & kept).any():
+        count = int((mine & kept).sum())
+        notes.append(f"Outliers only as the scan's ends cut them off, which are used: {count}")
+    return mine, notes
 
 
 def _rows_of(table: Any, rows: np.ndarray) -> Any:
@@ -119,6 +133,26 @@ def _first_of_same(*columns: np.ndarray) -> np.ndarray:
     """Which rows have no other before them with the same numbers in all columns [n] or [n, k]."""
     whole = np.column_stack(columns)
     return np.sort(np.unique(whole, axis=0, return_index=True)[1])
+
+
+def _cut_off(table: Any, mine: np.ndarray, limits: np.ndarray, scan: Any) -> np.ndarray:
+    """[n]: which of `mine` are outliers by their angle alone, as they begin before the scan or end
+    after it: their centroids are off, but a model of pixels knows how much of them is seen.
+    On the detector they are no further off than the furthest of those that are no outliers."""
+    none = np.zeros(len(table), bool)
+    if "flags" not in table or not {"xyzobs.px.value", "xyzcal.px"} <= set(table.keys()):
+        return none
+    outlier = table.get_flags(table.flags.centroid_outlier).as_numpy_array()
+    overloaded = table.get_flags(table.flags.overloaded).as_numpy_array()
+    places = (np.array(table[name]).reshape(-1, 3) for name in ("xyzobs.px.value", "xyzcal.px"))
+    off = np.abs(np.subtract(*places))[:, :2]
+    good = mine & ~outlier & _observed(table)
+    if not good.any():
+        return none
+    first, end = scan.get_array_range()
+    at_ends = (limits[:, 4] <= first) | (limits[:, 5] >= end)
+    near = (off <= off[good].max(0)).all(axis=1)
+    return mine & outlier & ~overloaded & at_ends & near & _observed(table)
 
 
 def _places(table: Any) -> np.ndarray:
@@ -243,10 +277,11 @@ def reader(experiment: Any, name: str) -> Callable[[int], list[np.ndarray]]:
 
 def seen(boxes: Boxes, table: Any, experiment: Any) -> tuple[np.ndarray, ...]:
     """Of those boxes whose spots were found: hkl [n, 3], panel [n], place [n, 2] fast and slow,
-    image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still."""
+    image [n] from 0, phi [n] radians; and the width of an image, radians, 0 of a still. Not of
+    those whose place is an outlier."""
     hkl = indices(boxes, table).astype(float)
     table = _rows_of(table, boxes.rows)
-    found = _observed(table)
+    found = _observed(table) & ~_rejected(table)
     panel, hkl, places = boxes.panel[found], hkl[found], _places(table)[found]
     scan = experiment.scan
     if scan is None or experiment.goniometer is None:

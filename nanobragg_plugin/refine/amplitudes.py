@@ -9,6 +9,7 @@ Math. Appl. 13, 117).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -26,6 +27,9 @@ from nanobragg_plugin.refine.positions import at_points
 from nanobragg_plugin.refine.target import Normal, State, Target, lit
 from nanobragg_plugin.rotation import about_axis
 
+#: Of the mean amplitude: the least that one may be. At 0 no pixel would depend on it, and below it
+#: would be one above 0 again.
+LEAST = 0.01
 #: Of h, k, l modulo 2.
 PARITIES = torch.cartesian_prod(*[torch.arange(2)] * 3)
 
@@ -42,9 +46,15 @@ class Amplitudes:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        least = max(float(self.start.mean()) / 10, 1e-6)
+        mean = max(float(self.start.mean()), 1e-5)
         return tuple(
-            Parameter(name_of(hkl), "e", value, 3 * max(value, least))
+            Parameter(
+                name_of(hkl),
+                "e",
+                max(value, LEAST * mean),
+                3 * max(value, mean / 10),
+                bounds=(LEAST * mean, math.inf),
+            )
             for hkl, value in zip(self.hkl.tolist(), self.start.tolist())
         )
 

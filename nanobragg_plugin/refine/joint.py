@@ -260,6 +260,38 @@ class Joint:
                 found.append(mine / mine.sum())
         return found
 
+    def lowest(self, state: State) -> Tensor:
+        """[s]: the lowest that a step may be, before it is bent: along an amplitude to a quarter of
+        it, or its lower bound."""
+        found = torch.full((len(self.shared_names),), -torch.inf, dtype=torch.float64)
+        if not self.amplitudes & set(self.free):
+            return found
+        old, low = (x[self.numbers] for x in (state.inner, self.model.parameters.limits[0]))
+        least = torch.maximum(old / 4, low.clamp(min=0))
+        mine = torch.tensor([name in self.amplitudes for name in self.free]) & (old > 0)
+        limit = (least.square() - old.square()) / (2 * old)
+        found[: len(self.free)] = torch.where(mine, limit.clamp(max=0), found[: len(self.free)])
+        return found
+
+    def bent(self, state: State, step: Tensor) -> Tensor:
+        """Where amplitudes are free, a step [s] whose parts along them and along scales are steps
+        of intensities and of factors, which pixels are linear in: to first order the same. An
+        amplitude, and a scale, falls to no less than a quarter in one; the scales' mean stays."""
+        if not self.amplitudes & set(self.free):
+            return step
+        mine = torch.tensor([name in self.amplitudes for name in self.shared_names])
+        old = torch.ones_like(step)
+        old[: len(self.free)] = state.inner[self.numbers]
+        squared = torch.maximum(old.square() + 2 * old * step, old.square() / 16)
+        bent = torch.where(mine & (old > 0), squared.sqrt() - old, step)
+        for group in (*self.held[:1], self.shared_names[len(self.free) :]):
+            some = torch.tensor([name in group for name in self.shared_names], dtype=torch.bool)
+            if not some.any():
+                continue
+            factors = (1 + step[some]).clamp(min=0.25).log()
+            bent[some] = factors - factors.mean() + step[some].mean()
+        return bent
+
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
         the bounds."""

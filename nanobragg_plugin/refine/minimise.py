@@ -19,6 +19,8 @@ DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
 CONVERGED = 1e-3
 #: The same where the loss does not fall any more: steps are a tenth of a sigma.
 NEARLY = 1e-2
+#: How often a step is solved for while parts of it meet their limits.
+LIMITED = 8
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
 ROUNDING = 1e-8
 
@@ -132,12 +134,22 @@ def _step(
     promise."""
     damped = normal.damped(damping)
     information, gradient = damped.reduced()
-    held = _held(target, state, gradient)
+    held, lowest = _held(target, state, gradient), target.lowest(state)
     step = torch.zeros_like(gradient)
-    free = (~held).nonzero()[:, 0]
-    if len(free):
-        step[free] = _solved(information[free][:, free], gradient[free])
+    for _ in range(LIMITED):  # what would go too low goes as low as it may, and the rest with it
+        free, fixed = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+        if len(free):
+            rest = gradient[free] - information[free][:, fixed] @ step[fixed]
+            step[free] = _solved(information[free][:, free], rest)
+        low = ~held & (step < lowest)
+        if not low.any():
+            break
+        step = torch.where(low, lowest, step)
+        held = held | low
     backgrounds = damped.backgrounds(step)
+    step = target.bent(state, step)
+    # as far as they go: none falls below 0
+    backgrounds = target.moved(state, step, backgrounds).background - state.background
     promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
     return step, backgrounds, float(promised)
 

@@ -198,6 +198,14 @@ class Target:
         all_of = information, gradient, of_boxes, box_gradient, mixed
         return Normal(*all_of, loss + float(more), chi_sqr, self.data.n)
 
+    def bent(self, state: State, step: Tensor) -> Tensor:
+        """The step itself (of a `Joint` the way of amplitudes is not straight)."""
+        return step
+
+    def lowest(self, state: State) -> Tensor:
+        """[s]: no part of a step has a limit (of a `Joint` those along amplitudes have)."""
+        return torch.full((len(self.shared_names),), -torch.inf, dtype=torch.float64)
+
     def moved(self, state: State, step: Tensor, backgrounds: Tensor) -> State:
         """The state after a step [s] of the shared parameters and one of the backgrounds, within
         the bounds."""
