@@ -58,6 +58,12 @@ class Valley:
     def moved(self, state: State, step: torch.Tensor, backgrounds: torch.Tensor) -> State:
         return replace(state, inner=state.inner + step)
 
+    def lowest(self, state: State) -> torch.Tensor:
+        return torch.full_like(state.inner, -math.inf)
+
+    def bent(self, state: State, step: torch.Tensor) -> torch.Tensor:
+        return step
+
 
 def test_to_the_valleys_end() -> None:
     """Without anything broken."""

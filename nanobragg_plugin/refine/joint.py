@@ -284,7 +284,8 @@ class Joint:
         old[: len(self.free)] = state.inner[self.numbers]
         squared = torch.maximum(old.square() + 2 * old * step, old.square() / 16)
         bent = torch.where(mine & (old > 0), squared.sqrt() - old, step)
-        for group in (*self.held[:1], self.shared_names[len(self.free) :]):
+        of_images = self.shared_names[len(self.free) :] if self.image_scales else ()
+        for group in (*self.held[:1], of_images[: len(self.picture_names())]):
             some = torch.tensor([name in group for name in self.shared_names], dtype=torch.bool)
             if not some.any():
                 continue
