@@ -69,12 +69,17 @@ def likeness(target: Joint, state: State) -> float:
     photons, which does not depend on the scale: the mean of all experiments."""
     total = 0.0
     for own, its_state in zip(target.own, target.states(state)):
-        found = own.expected(its_state)
-        pairs = zip(own.data.pictures, found)
-        counts = torch.cat([one.counts - its.background for one, its in pairs])
-        photons = torch.cat([its.bragg for its in found])
-        both = torch.stack([counts, photons]).clamp(min=0).sqrt()
-        total += float(torch.nan_to_num(torch.corrcoef(both))[0, 1])
+        # picture by picture: of all pixels together these would take more than what is kept
+        sums = torch.zeros(3, 3, dtype=torch.float64)
+        for picture, found in zip(own.data.pictures, own.expected(its_state)):
+            counts = picture.counts - found.background
+            both = torch.stack([counts, found.bragg]).clamp(min=0).sqrt()
+            row = torch.cat([torch.ones_like(both[:1]), both])
+            sums += row @ row.T
+        mean = sums[0, 1:] / sums[0, 0]
+        spread = sums[1:, 1:] / sums[0, 0] - mean[:, None] * mean
+        size = float((spread[0, 0] * spread[1, 1]).clamp(min=0).sqrt())
+        total += float(spread[0, 1]) / size if size > 0 else 0.0
     return total / len(target.targets)
 
 
