@@ -58,6 +58,10 @@ class Valley:
     def moved(self, state: State, step: torch.Tensor, backgrounds: torch.Tensor) -> State:
         return replace(state, inner=state.inner + step)
 
+    def settled(self, state: State, rounds: int) -> tuple[State, float]:
+        x, y = state.inner.tolist()
+        return state, (1 - x) ** 2 + 10 * (y - x * x) ** 2
+
     def lowest(self, state: State) -> torch.Tensor:
         return torch.full_like(state.inner, -math.inf)
 

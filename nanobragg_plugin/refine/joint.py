@@ -23,6 +23,7 @@ from nanobragg_plugin.refine.normal import (
 )
 from nanobragg_plugin.refine.parameters import Parameters
 from nanobragg_plugin.refine.parametrisations import Model, Models
+from nanobragg_plugin.refine.settled import ROUNDS
 from nanobragg_plugin.refine.target import Target
 
 #: Information about the mean of what amplitudes could take up altogether: it stays as it is.
@@ -238,6 +239,14 @@ class Joint:
         chi_sqr, n = (sum(getattr(one, name) for one in each) for name in ("chi_sqr", "n"))
         of = each, self.places, curvature, pull, tuple(self.directions())
         return JointNormal(*of, loss, chi_sqr, n)
+
+    def settled(self, state: State, rounds: int = ROUNDS) -> tuple[State, float]:
+        """As of one experiment, of all."""
+        targets = zip(self.own, self.states(state))
+        pairs = [own.settled(its_state, rounds) for own, its_state in targets]
+        background = torch.cat([one.background for one, _ in pairs])
+        loss = self.prior(state)[0] + sum(loss for _, loss in pairs)
+        return replace(state, background=background), loss
 
     def prior(self, state: State) -> tuple[float, Tensor, Tensor]:
         """Loss, minus half its gradient [s] and half its curvature [s] of the restraints."""

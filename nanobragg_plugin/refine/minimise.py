@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.refine.settled import ROUNDS
 from nanobragg_plugin.refine.target import Normal, State, Target
 
 #: Of the damping: the first, the least, and the one at which nothing moves any more.
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
-#: The expected fall of the loss at which it is found: steps are three hundredths of a sigma then.
+#: The expected fall of the loss at which it is found: steps of the shared parameters are three
+#: hundredths of a sigma then. (Backgrounds follow, each in its box.)
 CONVERGED = 1e-3
 #: The same where the loss does not fall any more: steps are a tenth of a sigma.
 NEARLY = 1e-2
@@ -44,18 +46,20 @@ def minimise(
     state: State,
     iterations: int = 50,
     report: Callable[[int, Normal, float], None] | None = None,
+    settles: bool = True,
 ) -> Found:
     """From a state down to where the expected fall of the loss is CONVERGED.
 
-    report is called with the number of the iteration, its normal equations and the damping.
-    ValueError where the loss or its slopes are no numbers at the start.
+    settles: whether backgrounds follow all the way at every step; far from the truth they would
+    take up what the crystal's photons should. report is called with the number of the
+    iteration, its normal equations and the damping. ValueError where the loss or its slopes are no numbers at the start.
     """
     normal = target.normal(state)
     if not usable(normal):
         raise ValueError("the loss is not a number at the start: the models make no image there")
     best = [Found(state, normal, (normal.loss,), False, "")]
     try:
-        reason = _descend(target, best, iterations, report)
+        reason = _descend(target, best, iterations, report, ROUNDS if settles else 0)
     except (KeyboardInterrupt, SystemExit) as stop:
         return replace(best[0], reason=stopped_by(stop), stopped=status_of(stop))
     return replace(best[0], converged=not reason, reason=reason)
@@ -66,26 +70,27 @@ def _descend(
     best: list[Found],
     iterations: int,
     report: Callable[[int, Normal, float], None] | None,
+    rounds: int,
 ) -> str:
     """Puts what is better in the place of the best, which is the list's only one; why there is no
     way further down, or "" where it is as low as it gets."""
     damping = DAMPING
     for iteration in range(1, iterations + 1):
         state, normal = best[0].state, best[0].normal
-        step, backgrounds, fall = _step(target, state, normal, damping)
-        if fall < CONVERGED and damping <= DAMPING:
+        step, backgrounds, fall, shared = _step(target, state, normal, damping)
+        if shared < CONVERGED and damping <= DAMPING:
             return ""
-        moved, tried = _tried(target, state, step, backgrounds)
+        moved, tried = _tried(target, target.moved(state, step, backgrounds), normal.loss, rounds)
         if tried is not None and tried.loss < normal.loss:
             best[0] = Found(moved, tried, (*best[0].losses, tried.loss), False, "")
             damping = max(damping / 10, LEAST_DAMPING)
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
             # small because it was damped, or because there is nowhere to go?
-            _, _, fall = _step(target, state, normal, 0.0)
+            *_, fall, _ = _step(target, state, normal, 0.0)
             nearly = fall < max(NEARLY, ROUNDING * abs(normal.loss))
             return "" if nearly else "no step leads down, though the slopes say so"
         else:
-            damping *= 10
+            damping = 10 * max(damping, DAMPING)
         if report is not None:
             report(iteration, best[0].normal, damping)
         if damping > MOST_DAMPING:
@@ -103,17 +108,17 @@ def usable(normal: Any) -> bool:
         return False
 
 
-def _tried(
-    target: Target, state: State, step: Tensor, backgrounds: Tensor
-) -> tuple[State, Normal | None]:
-    """The state after a step, and its normal equations; None: there are none."""
-    moved = target.moved(state, step, backgrounds)
+def _tried(target: Target, state: State, least: float, rounds: int) -> tuple[State, Normal | None]:
+    """A state with the backgrounds that fit best, and its normal equations; None: there are none,
+    or its loss is no less."""
     try:
-        normal = target.normal(moved)
-        return moved, normal if usable(normal) else None
+        state, loss = target.settled(state, rounds)
+        # without derivatives first, which take several times as long
+        normal = target.normal(state) if loss < least else None
+        return state, normal if normal is not None and usable(normal) else None
     except (ValueError, ArithmeticError, torch.linalg.LinAlgError):
         # no cell has such angles, no detector lies there
-        return moved, None
+        return state, None
 
 
 def status_of(stop: BaseException) -> int:
@@ -129,9 +134,9 @@ def stopped_by(stop: BaseException) -> str:
 
 def _step(
     target: Target, state: State, normal: Normal, damping: float
-) -> tuple[Tensor, Tensor, float]:
-    """Steps of the shared parameters and of the backgrounds, and the fall of the loss that they
-    promise."""
+) -> tuple[Tensor, Tensor, float, float]:
+    """Steps of the shared parameters and of the backgrounds; the fall of the loss that they
+    promise, and that of the shared ones alone where backgrounds follow."""
     damped = normal.damped(damping)
     information, gradient = damped.reduced()
     held, lowest = _held(target, state, gradient), target.lowest(state)
@@ -146,12 +151,12 @@ def _step(
             break
         step = torch.where(low, lowest, step)
         held = held | low
-    backgrounds = damped.backgrounds(step)
+    backgrounds, shared = damped.backgrounds(step), float(step @ gradient)
     step = target.bent(state, step)
     # as far as they go: none falls below 0
     backgrounds = target.moved(state, step, backgrounds).background - state.background
     promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
-    return step, backgrounds, float(promised)
+    return step, backgrounds, float(promised), shared
 
 
 def _solved(information: Tensor, gradient: Tensor) -> Tensor:

@@ -197,9 +197,11 @@ def _through(own: Joint, state: State, stage: Stage, asked: Asked, report: Repor
         report(stage, iteration, normal, damping)
 
     report(stage, 0, None, 0.0)
-    search = lbfgs.minimise if chosen_method(asked.method, own) == "lbfgs" else minimise
+    of = own, state, asked.iterations, reports
     try:
-        return search(own, state, asked.iterations, reports)
+        if chosen_method(asked.method, own) == "lbfgs":
+            return lbfgs.minimise(*of)
+        return minimise(*of, settles=stage.blur == 1)
     except ValueError as error:
         raise Sorry(f"the refinement cannot begin: {error}") from error
 

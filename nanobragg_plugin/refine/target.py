@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import Experiment, SimulationOptions
+from nanobragg_plugin.refine import settled
 from nanobragg_plugin.refine.backgrounds import IN_ONE, KNOTS, sin_theta
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.linear import Linear, linear
@@ -197,6 +198,14 @@ class Target:
         gradient[:free] -= slope[numbers]
         all_of = information, gradient, of_boxes, box_gradient, mixed
         return Normal(*all_of, loss + float(more), chi_sqr, self.data.n)
+
+    def settled(self, state: State, rounds: int = settled.ROUNDS) -> tuple[State, float]:
+        """The state with the backgrounds that fit best, found in some rounds, and its loss,
+        restraints included."""
+        bragg = [one.bragg for one in self.expected(state)]
+        background, loss = settled.settled(self, state.background, bragg, rounds)
+        more, _, _ = self.model.parameters.prior(state.inner)
+        return replace(state, background=background), loss + float(more)
 
     def bent(self, state: State, step: Tensor) -> Tensor:
         """The step itself (of a `Joint` the way of amplitudes is not straight)."""
