@@ -52,7 +52,9 @@ def minimise(
 
     settles: whether backgrounds follow all the way at every step; far from the truth they would
     take up what the crystal's photons should. report is called with the number of the
-    iteration, its normal equations and the damping. ValueError where the loss or its slopes are no numbers at the start.
+    iteration, its normal equations and the damping.
+
+    ValueError where the loss or its slopes are no numbers at the start.
     """
     normal = target.normal(state)
     if not usable(normal):
