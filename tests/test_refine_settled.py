@@ -15,7 +15,6 @@ from nanobragg_plugin.refine import settled
 from nanobragg_plugin.refine.minimise import minimise
 from nanobragg_plugin.refine.target import Target
 
-
 #: By how much a loss may be above the least: measured 0.054 (a plane of 0.3 photons), else 1e-5.
 LESS = 0.1
 
