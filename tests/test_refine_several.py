@@ -107,8 +107,7 @@ def test_shared_is_better_known(stills: Path) -> None:
 def test_some_of_a_list(stills: Path) -> None:
     """ids and names are of what is written; a restraint without a number is of each."""
     chosen = "experiment=0,2", "refine.parameters=orientation+scale", "output.pictures=False"
-    true = "crystal.Ncells_abc=9,9,9", "crystal.mosaic.spread_deg=0.3"
-    refine("start.expt", "start.refl", *START, *true, *chosen, "refine.restraint=rotation_x,1e-6")
+    refine("start.expt", "start.refl", *START, *chosen, "refine.restraint=rotation_x,1e-6")
     assert len(load("refined.expt")) == 2
     assert set(flex.reflection_table.from_file("refined.refl")["id"]) == {0, 1}
     rows = rows_of()
