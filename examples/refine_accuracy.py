@@ -85,8 +85,9 @@ def start_off(least_photons: float = 150) -> None:
     table.select(table["intensity.sum.value"] > least_photons).as_file("start.refl")
 
 
-def figures() -> dict[str, float]:
-    """Of refined.expt and refined.json, by the names of ASKED."""
+def figures(ncells: float = NCELLS[0], spread: float = SPREAD) -> dict[str, float]:
+    """Of refined.expt and refined.json, by the names of ASKED; of true domains of so many cells
+    along a and such a spread."""
     true, found = (
         ExperimentListFactory.from_json_file(name, check_format=False)[0]
         for name in ("data.expt", "refined.expt")
@@ -101,8 +102,8 @@ def figures() -> dict[str, float]:
             ASKED,
             (
                 *(result.misorientation_deg, result.cell_error_percent),
-                100 * abs(values["Ncells_a"] / NCELLS[0] - 1),
-                100 * abs(values["mosaic_spread"] / SPREAD - 1),
+                100 * abs(values["Ncells_a"] / ncells - 1),
+                100 * abs(values["mosaic_spread"] / spread - 1),
                 abs(distances[1] - distances[0]),
                 float(np.hypot(*(centres[1] - centres[0]))),
                 abs(content["chi_sqr_per_degree_of_freedom"] - 1),
@@ -120,7 +121,11 @@ def main(folder: str = "refine_accuracy", images: str = "12", *extra: str) -> bo
     command("nanobragg.simulate", str(HERE / "sweep.phil"), "F.mtz", *DATA, scan)
     start_off()
     command("nanobragg.refine", "start.expt", "start.refl", "F.mtz", *MODEL, *extra)
-    found = figures()
+    return report(figures())
+
+
+def report(found: dict[str, float]) -> bool:
+    """Print figures beside what is asked; whether all are within it."""
     content = json.loads(Path("refined.json").read_text(encoding="utf-8"))
     sigmas = {row["name"]: row["sigma"] for row in content["parameters"]}
     total = float(np.sqrt(sum(sigmas[f"rotation_{axis}"] ** 2 for axis in "xyz")))

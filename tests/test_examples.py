@@ -116,7 +116,7 @@ def test_refine_capture(example):
 
 
 #: Not run: they take three to ten and more minutes.
-TOO_LONG = {"refine_accuracy", "refine_scan"}
+TOO_LONG = {"refine_accuracy", "refine_scan", "refine_still"}
 
 
 def test_every_other_example_is_run():
