@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.refine.arrow import Arrow
+
 
 @dataclass(frozen=True)
 class State:
@@ -56,6 +58,11 @@ class Normal:
         information = self.information - torch.einsum("bts,btr->sr", self.mixed, solved)
         gradient = self.gradient - torch.einsum("bts,bt->s", solved, self.box_gradient)
         return (information + information.T) / 2, gradient
+
+    def arrow(self) -> tuple[Arrow, Tensor]:
+        """As `reduced`, the information as an arrow without blocks."""
+        information, gradient = self.reduced()
+        return Arrow.whole(information), gradient
 
     def backgrounds(self, step: Tensor) -> Tensor:
         """The step of the backgrounds [boxes, terms] that goes with one [s] of the others."""

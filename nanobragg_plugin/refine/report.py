@@ -26,7 +26,7 @@ BAD, ALIKE = 2.0, 0.5
 
 def found_sigmas(target: Joint, found: Found) -> Sigmas:
     """From the information at the end."""
-    return sigmas(target, found.state, found.normal.reduced()[0])
+    return sigmas(target, found.state, found.normal.arrow()[0])
 
 
 def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
@@ -89,12 +89,10 @@ def _finite(value: float) -> float | None:
 
 def _correlations(known: Sigmas, amplitudes: frozenset[str]) -> list[dict[str, Any]]:
     """The pairs that are correlated most."""
-    upper = torch.triu(known.correlation, 1)
-    pairs = (upper.abs() >= HIGH).nonzero().tolist()
-    pairs.sort(key=lambda pair: -abs(float(upper[pair[0], pair[1]])))
+    pairs = sorted(known.spread.pairs(HIGH), key=lambda pair: -abs(pair[2]))
     return [
-        {"names": [known.names[i], known.names[j]], "correlation": float(upper[i, j])}
-        for i, j in pairs
+        {"names": [known.names[i], known.names[j]], "correlation": value}
+        for i, j, value in pairs
         if {known.names[i], known.names[j]} - amplitudes
         and max(float(known.sigma[i]), float(known.sigma[j])) < math.inf
     ]
