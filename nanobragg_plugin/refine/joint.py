@@ -215,6 +215,17 @@ class Joint:
             first += count
         return tuple(found)
 
+    @property
+    def widest(self) -> int:
+        """Rows of the largest matrix that is solved for a step: of parameters that several
+        experiments have, or of one's own."""
+        if len(self.targets) == 1:
+            return len(self.shared_names)
+        count = torch.bincount(torch.cat(self.places), minlength=len(self.shared_names))
+        held = [direction != 0 for direction in self.directions()]
+        several = torch.stack([count > 1, *held]).any(0)
+        return max(int(several.sum()), *(int((~several[place]).sum()) for place in self.places))
+
     def start(self) -> State:
         """The models' own values; backgrounds flat."""
         states = [target.start() for target in self.targets]
