@@ -18,12 +18,14 @@ from torch import Tensor
 
 pytest.importorskip("dials")
 
+from nanobragg_plugin.refine import report  # noqa: E402
 from nanobragg_plugin.refine.arrow import Arrow  # noqa: E402
 from nanobragg_plugin.refine.covariance import inverted, reaching  # noqa: E402
 from nanobragg_plugin.refine.joint import Joint, joined  # noqa: E402
 from nanobragg_plugin.refine.minimise import minimise  # noqa: E402
 from nanobragg_plugin.refine.report import found_sigmas  # noqa: E402
 from nanobragg_plugin.refine.schedule import chosen_method  # noqa: E402
+from nanobragg_plugin.refine.sigmas import Undetermined, _large  # noqa: E402
 from nanobragg_plugin.refine.target import State  # noqa: E402
 
 #: Of each experiment its parameters among 11; 0, 4 and 10 are of several.
@@ -239,3 +241,27 @@ def test_common_after_directions() -> None:
     assert target.widest == 4 and held.widest == 5
     arrow, _ = held.normal(held.start()).arrow()
     assert {target.free[i] for i in arrow.common.tolist()} >= set(scales)
+
+
+def test_little_is_printed_of_many() -> None:
+    """One row of what 11 stills have each, 20 pairs, 12 names of a combination."""
+    one = {"unit": "", "start": 1.0, "value": 2.0, "refined": True, "sigma": 0.1}
+    rows = [{"name": f"a.{n}", **one, "value": float(n)} for n in range(11)]
+    rows += [{"name": "distance", **one}, {"name": "b.1", **one}]
+    printed = report.rows_of({"parameters": rows})
+    assert [row[0] for row in printed] == ["a.*", "distance", "b.1"]
+    assert printed[0][3] == "0.00 to 10.00"
+    assert len(report.rows_of({"parameters": rows[1:]})) == 12
+    pairs = [{"names": ["a.1", f"a.{n}"], "correlation": 0.95} for n in range(30)]
+    lines = report.correlated({"correlations": pairs})
+    assert len(lines) == 21 and "and of 10 more pairs" in lines[-1]
+    assert len(report.correlated({"correlations": pairs[:20]})) == 20
+    names = tuple(f"a.{n}" for n in range(100))
+    said = report.undetermined([Undetermined(names, (0.1,) * 100, 9.0)])
+    assert "a.11, 88 more" in said and "+0.10 a.11 and 88 more" in said and len(said) < 600
+
+
+def test_small_shares_are_named() -> None:
+    """Of a combination of very many parameters each has a small share: all are named."""
+    vector = torch.full((400,), 0.05, dtype=FLOAT)
+    assert bool(_large(vector).all())

@@ -14,6 +14,8 @@ from nanobragg_plugin.refine.target import State, Target
 
 #: Of what a combination has most of: so much of it a parameter must have to be named with it.
 SHARE = 0.2
+#: Terms of a combination that are printed.
+MOST_TERMS = 12
 #: Square Angstrom: by how much the B of an image might be wrong at all.
 MOST_B = 100.0
 #: Of the least uncertain combination's information: below this a combination has none but rounding.
@@ -33,7 +35,8 @@ class Undetermined:
 
     def __str__(self) -> str:
         terms = [f"{share:+.2f} {name}" for name, share in zip(self.names, self.shares)]
-        words = " ".join(terms)
+        more = len(terms) - MOST_TERMS
+        words = " ".join(terms[:MOST_TERMS]) + (f" and {more} more" if more > 0 else "")
         if self.correlation is None:
             return words
         return f"{words} (correlation of the first two {self.correlation:.4f})"
