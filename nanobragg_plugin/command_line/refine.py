@@ -137,8 +137,8 @@ def _print(content: dict) -> None:
     logger.info("\n%s", tabulate(rows, header, disable_numparse=True))
     if report.shortened(content):
         logger.info("%s", report.SHORTENED)
-    for one in content["correlations"]:
-        logger.info("  correlation of %s and %s: %.4f", *one["names"], one["correlation"])
+    for line in report.correlated(content):
+        logger.info("%s", line)
     logger.info("chi^2 per degree of freedom: %.4f", content["chi_sqr_per_degree_of_freedom"])
 
 

@@ -72,7 +72,7 @@ def _sigma(design: Tensor, names: list[str], known: Sigmas) -> list[float | None
         return [None] * len(design)
     at = torch.tensor([known.names.index(name) for name in names])
     lost = (design.abs() > 1e-6) & torch.isinf(known.sigma[at])
-    covariance = known.covariance[at[:, None], at]
+    covariance = known.covariance_of(at)
     variance = torch.einsum("pi,ij,pj->p", design, covariance, design).clamp(min=0)
     pairs = zip(variance.sqrt().tolist(), lost.any(1).tolist())
     return [None if undetermined else sigma for sigma, undetermined in pairs]

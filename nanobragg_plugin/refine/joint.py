@@ -6,6 +6,7 @@ its own target, whose normal equations, backgrounds eliminated, add up.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.refine.arrow import Arrow
 from nanobragg_plugin.refine.data import Data, Picture
 from nanobragg_plugin.refine.normal import (
     Expected,
@@ -67,9 +69,9 @@ def joined(
                 first.append(number)
             mine.append(known[key])
         places.append(torch.tensor(mine, dtype=torch.int64))
-    names = [one.name for one in all_of]
+    count = Counter(one.name for one in all_of)
     named = [
-        one if names.count(one.name) == 1 else replace(one, name=f"{one.name}.{number}")
+        one if count[one.name] == 1 else replace(one, name=f"{one.name}.{number}")
         for one, number in zip(all_of, first)
     ]
     return JointModel(tuple(models), tuple(places), Parameters(named))
@@ -108,16 +110,21 @@ class JointNormal:
         each = tuple(one.damped(damping) for one in self.each)
         return replace(self, each=each, restraints=(1 + damping) * self.restraints)
 
-    def reduced(self) -> tuple[Tensor, Tensor]:
-        """Information [s, s] and gradient [s] where backgrounds follow."""
-        information, gradient = torch.diag(self.restraints), self.pull.clone()
-        for direction in self.held:
-            information += HELD * direction[:, None] * direction
+    def arrow(self) -> tuple[Arrow, Tensor]:
+        """Information, a block of each experiment's own parameters, and gradient [s] where
+        backgrounds follow."""
+        gradient, parts = self.pull.clone(), []
         for one, place in zip(self.each, self.places):
             own, slope = one.reduced()
-            information.index_put_((place[:, None], place), own, accumulate=True)
+            parts.append((own, place))
             gradient.index_add_(0, place, slope)
-        return information, self._along(gradient)
+        held = [HELD**0.5 * direction for direction in self.held]
+        return Arrow.of(parts, self.restraints, held), self._along(gradient)
+
+    def reduced(self) -> tuple[Tensor, Tensor]:
+        """Information [s, s] and gradient [s] where backgrounds follow."""
+        arrow, gradient = self.arrow()
+        return arrow.dense(), gradient
 
     def _along(self, gradient: Tensor) -> Tensor:
         """A gradient [s] without what leads along what is held."""
@@ -209,6 +216,17 @@ class Joint:
             first += count
         return tuple(found)
 
+    @property
+    def widest(self) -> int:
+        """Rows of the largest matrix that is solved for a step: of parameters that several
+        experiments have, or of one's own."""
+        if len(self.targets) == 1:
+            return len(self.shared_names)
+        count = torch.bincount(torch.cat(self.places), minlength=len(self.shared_names))
+        held = [direction != 0 for direction in self.directions()]
+        several = torch.stack([count > 1, *held]).any(0)
+        return max(int(several.sum()), *(int((~several[place]).sum()) for place in self.places))
+
     def start(self) -> State:
         """The models' own values; backgrounds flat."""
         states = [target.start() for target in self.targets]
@@ -263,7 +281,7 @@ class Joint:
         found, names = [], self.shared_names
         of_images, count = names[len(self.free) :], len(self.picture_names())
         groups = [*self.held, *(of_images[i : i + count] for i in range(0, len(of_images), count))]
-        for group in groups:
+        for group in map(set, groups):
             mine = torch.tensor([name in group for name in names], dtype=torch.float64)
             if mine.any():
                 found.append(mine / mine.sum())
@@ -294,7 +312,7 @@ class Joint:
         squared = torch.maximum(old.square() + 2 * old * step, old.square() / 16)
         bent = torch.where(mine & (old > 0), squared.sqrt() - old, step)
         of_images = self.shared_names[len(self.free) :] if self.image_scales else ()
-        for group in (*self.held[:1], of_images[: len(self.picture_names())]):
+        for group in map(set, (*self.held[:1], of_images[: len(self.picture_names())])):
             some = torch.tensor([name in group for name in self.shared_names], dtype=torch.bool)
             if not some.any():
                 continue

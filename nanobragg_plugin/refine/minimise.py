@@ -105,7 +105,8 @@ def usable(normal: Any) -> bool:
     if not math.isfinite(normal.loss):
         return False
     try:
-        return all(bool(torch.isfinite(one).all()) for one in normal.reduced())
+        information, gradient = normal.arrow()
+        return information.finite() and bool(torch.isfinite(gradient).all())
     except torch.linalg.LinAlgError:
         return False
 
@@ -140,14 +141,13 @@ def _step(
     """Steps of the shared parameters and of the backgrounds; the fall of the loss that they
     promise, and that of the shared ones alone where backgrounds follow."""
     damped = normal.damped(damping)
-    information, gradient = damped.reduced()
+    information, gradient = damped.arrow()
     held, lowest = _held(target, state, gradient), target.lowest(state)
     step = torch.zeros_like(gradient)
     for _ in range(LIMITED):  # what would go too low goes as low as it may, and the rest with it
-        free, fixed = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
-        if len(free):
-            rest = gradient[free] - information[free][:, fixed] @ step[fixed]
-            step[free] = _solved(information[free][:, free], rest)
+        fixed, free = torch.where(held, step, 0.0), (~held).double()
+        rest = free * (gradient - information.times(fixed))
+        step = fixed + free * information.scaled(free).solved(rest)
         low = ~held & (step < lowest)
         if not low.any():
             break
@@ -159,16 +159,6 @@ def _step(
     backgrounds = target.moved(state, step, backgrounds).background - state.background
     promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
     return step, backgrounds, float(promised), shared
-
-
-def _solved(information: Tensor, gradient: Tensor) -> Tensor:
-    """The step, of no length along what no pixel depends on."""
-    size = information.diagonal().clamp(min=0).sqrt()
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    values, vectors = torch.linalg.eigh(information / (size[:, None] * size))
-    safe = values > 1e-13 * values.max().clamp(min=1e-300)
-    inverse = torch.where(safe, 1 / torch.where(safe, values, torch.ones_like(values)), 0.0)
-    return vectors @ (inverse * (vectors.T @ (gradient / size))) / size
 
 
 def _held(target: Target, state: State, gradient: Tensor) -> Tensor:

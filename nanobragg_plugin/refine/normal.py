@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.refine.arrow import Arrow
+
+#: Numbers of what boxes and parameters have together that are solved for at once.
+AT_ONCE = 1_000_000
+
 
 @dataclass(frozen=True)
 class State:
@@ -52,10 +57,19 @@ class Normal:
         """Information [s, s] and gradient [s] of the shared parameters where backgrounds follow."""
         if self.of_boxes.shape[1] == 0:
             return self.information, self.gradient
-        solved = torch.linalg.solve(self._regular(), self.mixed)  # [boxes, terms, s]
-        information = self.information - torch.einsum("bts,btr->sr", self.mixed, solved)
-        gradient = self.gradient - torch.einsum("bts,bt->s", solved, self.box_gradient)
+        information, gradient = self.information.clone(), self.gradient.clone()
+        size = max(1, AT_ONCE // max(1, self.mixed[0].numel()))
+        of = self._regular(), self.mixed, self.box_gradient
+        for square, mixed, slope in zip(*(one.split(size) for one in of)):
+            solved = torch.linalg.solve(square, mixed)  # [boxes, terms, s]
+            information -= mixed.flatten(0, 1).T @ solved.flatten(0, 1)
+            gradient -= solved.flatten(0, 1).T @ slope.flatten()
         return (information + information.T) / 2, gradient
+
+    def arrow(self) -> tuple[Arrow, Tensor]:
+        """As `reduced`, the information as an arrow without blocks."""
+        information, gradient = self.reduced()
+        return Arrow.whole(information), gradient
 
     def backgrounds(self, step: Tensor) -> Tensor:
         """The step of the backgrounds [boxes, terms] that goes with one [s] of the others."""

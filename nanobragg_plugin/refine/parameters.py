@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +53,7 @@ class Parameters:
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.all = tuple(parameters)
         self.names = tuple(one.name for one in self.all)
-        doubled = sorted({name for name in self.names if self.names.count(name) > 1})
+        doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if doubled:
             raise ValueError(f"parameters of the same name: {', '.join(doubled)}")
 
@@ -105,11 +106,17 @@ class Parameters:
         """Within the bounds."""
         return torch.minimum(torch.maximum(inner, self.limits[0]), self.limits[1])
 
+    @cached_property
+    def _restraints(self) -> tuple[Tensor, Tensor]:
+        """Means [p] and 1/sigma^2 [p], outer ones."""
+        mean = _vector(one.value if one.prior is None else one.prior[0] for one in self.all)
+        weight = _vector(0.0 if one.prior is None else one.prior[1] ** -2 for one in self.all)
+        return mean, weight
+
     def prior(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the restraints sum ((value - mean)/sigma)^2 [], half its gradient [p] and half its
         curvature [p] (Gauss and Newton's)."""
-        mean = _vector(one.value if one.prior is None else one.prior[0] for one in self.all)
-        weight = _vector(0.0 if one.prior is None else one.prior[1] ** -2 for one in self.all)
+        mean, weight = self._restraints
         away, slopes = self.outer(inner) - mean, self.slopes(inner)
         return (weight * away**2).sum(), weight * away * slopes, weight * slopes**2
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nanobragg_plugin.models import Experiment
+from nanobragg_plugin.refine.arrow import Arrow
 from nanobragg_plugin.refine.joint import JointModel
 from nanobragg_plugin.refine.parametrisations import Model
 from nanobragg_plugin.rotation import about_axis
@@ -69,7 +70,7 @@ def refine(
     model: Model | JointModel,
     inner: Tensor,
     free: tuple[str, ...],
-    spots: Spots | tuple[Spots, ...],
+    spots: Spots | tuple[Spots | None, ...],
     report: Callable[[int, float], None] = lambda iteration, rms: None,
     rounds: int = 15,
 ) -> Tensor:
@@ -77,34 +78,72 @@ def refine(
     model), by Gauss and Newton's steps; each of those that are free is held to its start by its
     reach, and by its restraint."""
     parameters = model.parameters
-    numbers = torch.tensor([parameters.names.index(name) for name in free])
+    at = {name: number for number, name in enumerate(parameters.names)}
+    numbers = torch.tensor([at[name] for name in free])
     start, reach = inner[numbers], parameters.reach[numbers]
-
-    def of(some: Tensor) -> Tensor:
-        values = parameters.outer(inner.index_copy(0, numbers, some))
-        if isinstance(spots, Spots):
-            return residuals(model.models(values)[0], spots).flatten()
-        pairs = zip(model.models(values), spots)
-        return torch.cat([residuals(models[0], own).flatten() for models, own in pairs])
-
+    seen = _seen(model, spots, numbers)
     now = start
     for iteration in range(rounds):
-        found, columns = of(now), torch.func.jacfwd(of)(now)
-        weight = (FAR / found.abs()).clamp(max=1.0)
         whole = inner.index_copy(0, numbers, now)
         _, slope, curvature = parameters.prior(whole)
-        information = (columns.T * weight) @ columns
-        information += torch.diag(reach**-2 + curvature[numbers])
-        gradient = -columns.T @ (weight * found)
-        gradient -= (now - start) / reach**2 + slope[numbers]
-        step = torch.linalg.solve(information, gradient)
+        gradient = -(now - start) / reach**2 - slope[numbers]
+        parts, square, count = [], 0.0, 0
+        for one in seen:
+            found, columns = one.slopes(whole, now)
+            weight = (FAR / found.abs()).clamp(max=1.0)
+            parts.append(((columns.T * weight) @ columns, one.free))
+            gradient.index_add_(0, one.free, -columns.T @ (weight * found))
+            square, count = square + float(found.square().sum()), count + len(found)
+        information = Arrow.of(parts, reach**-2 + curvature[numbers])
+        step = information.solved(gradient)
         moved = parameters.clamped(inner.index_copy(0, numbers, now + step))
-        report(iteration + 1, float(found.square().mean().sqrt()))
-        done = float(step @ (information @ step)) < 1e-4
+        report(iteration + 1, (square / max(count, 1)) ** 0.5)
+        done = float(step @ information.times(step)) < 1e-4
         now = moved[numbers]
         if done:
             break
     return inner.index_copy(0, numbers, now)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one experiment: its model and spots; place: of its parameters among all; own [k]: of its
+    parameters, those that are free; free [k]: which these are of the free ones."""
+
+    model: Model
+    spots: Spots
+    place: Tensor
+    own: Tensor
+    free: Tensor
+
+    def slopes(self, whole: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals [n] at inner parameters, of all [p] and the free ones of them, and their
+        derivatives [n, k]."""
+        inner, parameters = whole[self.place], self.model.parameters
+
+        def of(some: Tensor) -> Tensor:
+            values = parameters.outer(inner.index_copy(0, self.own, some))
+            return residuals(self.model.models(values)[0], self.spots).flatten()
+
+        return of(now[self.free]), torch.func.jacfwd(of)(now[self.free])
+
+
+def _seen(
+    model: Model | JointModel, spots: Spots | tuple[Spots | None, ...], numbers: Tensor
+) -> list[_Seen]:
+    """Of all experiments that have spots; numbers: of the free parameters among all."""
+    if isinstance(spots, Spots):
+        each = [(model, spots, torch.arange(len(model.parameters)))]
+    else:
+        each = zip(model.each, spots, model.places)
+    at = torch.full((len(model.parameters),), -1, dtype=torch.int64)
+    at[numbers] = torch.arange(len(numbers))
+    found = []
+    for one, theirs, place in each:
+        own = (at[place] >= 0).nonzero()[:, 0]
+        if theirs is not None and len(own):
+            found.append(_Seen(one, theirs, place, own, at[place[own]]))
+    return found
 
 
 def with_sigma(spots: Spots, experiment: Experiment, spread: float, width: float) -> Spots:

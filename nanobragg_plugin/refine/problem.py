@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +19,12 @@ from nanobragg_plugin.adapters.shoeboxes import Boxes
 from nanobragg_plugin.constants import RTD
 from nanobragg_plugin.models import Exposure
 from nanobragg_plugin.refine import build, positions, sampled, schedule
+from nanobragg_plugin.refine.backgrounds import IN_ONE
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.positions import Spots
-from nanobragg_plugin.refine.target import Target
+from nanobragg_plugin.refine.target import BACKGROUNDS, Target
+
+logger = logging.getLogger("dials.nanobragg_plugin.refine.problem")
 
 #: photons/m^2 where nothing says how many there are: the scale is of them.
 FLUENCE = 1e24
@@ -29,6 +33,10 @@ DOMAINS = 200
 #: Images that are simulated in a refinement, for each of the data, and steps for which it pays to
 #: compile.
 EVALUATIONS, COMPILE_STEPS = 20, 1_000_000_000
+#: Memory: of the process, and of each pixel while it is read; what is said at all. Bytes.
+PROCESS, A_PIXEL, SAID = 500e6, 50, 100e6
+#: Of each box's background with each parameter: the best's, a step's, and those of stages before.
+A_MIXED = 4 * 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,11 @@ def problem(
     boxes = shoeboxes.boxes_of(params.refine.shoeboxes, table, number, chosen)
     read = shoeboxes.reader(chosen, name)
     background = params.refine.shoeboxes.background or "none"
+    terms = 0 if background in IN_ONE else BACKGROUNDS[background]
+    memory = memory_of(boxes, terms, _columns(built, kinds, plan.n_images))
+    if memory > SAID:
+        words = len(boxes.rows), plan.n_images, (PROCESS + memory) / 1e9
+        logger.info("Reading %d shoeboxes in %d images: memory at most about %.1f GB", *words)
     data, note = build.data_of(plan, boxes, read, progress, exposure, background)
     options = plan.options
     if options.compile == "auto":
@@ -103,6 +116,20 @@ def problem(
         )
     spots = _spots(plan, built, boxes, table) if params.refine.positions else None
     return Problem(experiment, plan, built, boxes, target, spots, tuple(notes), number)
+
+
+def memory_of(boxes: Boxes, terms: int, columns: int) -> float:
+    """Bytes, at most, of boxes with backgrounds of as many terms and of as many parameters: boxes
+    may overlap, and pixels be masked."""
+    edges = boxes.limits[:, 1::2] - boxes.limits[:, ::2]
+    mixed = A_MIXED * len(boxes.rows) * terms * columns
+    return A_PIXEL * float(edges.astype(float).prod(axis=1).sum()) + mixed
+
+
+def _columns(built: Built, kinds: set[str], images: int) -> int:
+    """Parameters of these kinds, those of each image included."""
+    own = sum(len(built.names.get(kind, ())) for kind in kinds)
+    return own + images * len(kinds & set(build.OF_IMAGES))
 
 
 def _unlit(plan: Plan, boxes: Boxes, table: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +19,21 @@ from nanobragg_plugin.refine.sigmas import Sigmas, Undetermined, sigmas
 HIGH = 0.9
 #: Numbers of a curve, or of images, up to which each is printed.
 MOST_ROWS = 3
+#: Experiments up to which what each has of its own is printed, correlations that are, and names and
+#: combinations in a message.
+MOST_EXPERIMENTS, MOST_PAIRS, MOST_NAMES = 10, 20, 12
 #: What is said below a table that has not all.
-SHORTENED = "[*], _*: the least and the largest of the numbers along the scan; PREFIX.json has all"
+SHORTENED = (
+    "[*], _*, .*: the least and the largest of the numbers along the scan, of images, of "
+    "experiments; PREFIX.json has all"
+)
 #: chi^2 per degree of freedom from which on, and correlation up to which, a model has missed.
 BAD, ALIKE = 2.0, 0.5
 
 
 def found_sigmas(target: Joint, found: Found) -> Sigmas:
     """From the information at the end."""
-    return sigmas(target, found.state, found.normal.reduced()[0])
+    return sigmas(target, found.state, found.normal.arrow()[0])
 
 
 def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
@@ -89,12 +96,10 @@ def _finite(value: float) -> float | None:
 
 def _correlations(known: Sigmas, amplitudes: frozenset[str]) -> list[dict[str, Any]]:
     """The pairs that are correlated most."""
-    upper = torch.triu(known.correlation, 1)
-    pairs = (upper.abs() >= HIGH).nonzero().tolist()
-    pairs.sort(key=lambda pair: -abs(float(upper[pair[0], pair[1]])))
+    pairs = sorted(known.spread.pairs(HIGH), key=lambda pair: -abs(pair[2]))
     return [
-        {"names": [known.names[i], known.names[j]], "correlation": float(upper[i, j])}
-        for i, j in pairs
+        {"names": [known.names[i], known.names[j]], "correlation": value}
+        for i, j, value in pairs
         if {known.names[i], known.names[j]} - amplitudes
         and max(float(known.sigma[i]), float(known.sigma[j])) < math.inf
     ]
@@ -102,10 +107,14 @@ def _correlations(known: Sigmas, amplitudes: frozenset[str]) -> list[dict[str, A
 
 def rows_of(content: dict[str, Any]) -> list[list[str]]:
     """Of the table that is printed: name, unit, start, value, sigma; the numbers of a curve, and
-    what each image has, if there are more than MOST_ROWS, in one row: the least and the largest."""
+    what each image has, if there are more than MOST_ROWS, in one row: the least and the largest; so
+    too what each experiment has, if there are more than MOST_EXPERIMENTS."""
     rows, groups = [], {}
+    each = Counter(map(_of_any, {_group(one["name"]) for one in content["parameters"]}))
     for one in content["parameters"]:
-        groups.setdefault(_group(one["name"]), []).append(one)
+        name = _group(one["name"])
+        name = _of_any(name) if each[_of_any(name)] > MOST_EXPERIMENTS else name
+        groups.setdefault(name, []).append(one)
     for name, group in groups.items():
         rows += [_range(name, group)] if len(group) > MOST_ROWS else _single_rows(group)
     return rows
@@ -116,6 +125,11 @@ def _group(name: str) -> str:
     if re.match(r"(scale|B)_\d+(\.\d+)?$", name):
         return re.sub(r"_\d+", "_*", name)
     return re.sub(r"\[\d+\]", "[*]", name)
+
+
+def _of_any(name: str) -> str:
+    """Of an experiment's parameter, `a.7`, what those of all are called, `a.*`."""
+    return re.sub(r"\.\d+$", ".*", name)
 
 
 def shortened(content: dict[str, Any]) -> bool:
@@ -172,12 +186,29 @@ def missed(target: Joint, found: Found) -> str:
     )
 
 
+def correlated(content: dict[str, Any]) -> list[str]:
+    """Lines of the largest correlations."""
+    pairs = content["correlations"]
+    lines = [
+        f"  correlation of {one['names'][0]} and {one['names'][1]}: {one['correlation']:.4f}"
+        for one in pairs[:MOST_PAIRS]
+    ]
+    more = len(pairs) - MOST_PAIRS
+    return [*lines, f"  and of {more} more pairs, in PREFIX.json"] if more > 0 else lines
+
+
 def undetermined(combined: list[Undetermined]) -> str:
     """What to say of parameters that the data do not determine."""
-    names = dict.fromkeys(name for one in combined for name in one.names)
-    combinations = "; ".join(map(str, combined))
+    names = list(dict.fromkeys(name for one in combined for name in one.names))
+    combinations = [str(one) for one in combined]
     return (
-        f"the data do not determine {', '.join(names)}: only other combinations of them than "
-        f"{combinations} (parts of what each may be wrong by); refine fewer of them "
+        f"the data do not determine {_some(names, ', ')}: only other combinations of them than "
+        f"{_some(combinations, '; ')} (parts of what each may be wrong by); refine fewer of them "
         "(refine.parameters), or restrain one (refine.restraint)"
     )
+
+
+def _some(words: list[str], between: str) -> str:
+    """The first MOST_NAMES of words, and how many more there are."""
+    more = len(words) - MOST_NAMES
+    return between.join(words[:MOST_NAMES]) + (f"{between}{more} more" if more > 0 else "")

@@ -20,7 +20,8 @@ from nanobragg_plugin.refine.target import State, Target, scaled
 
 #: Parameters that say how many photons there are.
 SCALES = ("scale", "image_scales")
-#: Parameters that all shoeboxes share up to which Levenberg's and Marquardt's way is taken.
+#: Parameters of one experiment, or of several together, up to which Levenberg's and Marquardt's way
+#: is taken.
 MOST_LM = 1500
 #: What places of spots depend on.
 GEOMETRY = (
@@ -210,7 +211,7 @@ def chosen_method(method: str, target: Joint) -> str:
     """lm or lbfgs, whatever refine.method says."""
     if method != "auto":
         return method
-    return "lm" if len(target.shared_names) <= MOST_LM else "lbfgs"
+    return "lm" if target.widest <= MOST_LM else "lbfgs"
 
 
 def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
