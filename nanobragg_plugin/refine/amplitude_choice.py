@@ -24,7 +24,7 @@ LEAST = 0.1
 #: By how much chi^2 would be larger without a reflection's photons, of the start, from which on its
 #: F is refined though no table lists it; and from which on an experiment is one of those that see a
 #: refined F.
-NOTICED, LIGHT = 1.0, 1e-3
+NOTICED, LIGHT = 0.1, 1e-3
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
 CONVERGED = 1e-3
 #: The same where the loss does not fall any more: steps are a tenth of a sigma.
 NEARLY = 1e-2
+#: Parameters from which on the former grows as they do, up to the latter.
+MANY = 100
 #: How often a step is solved for while parts of it meet their limits.
 LIMITED = 8
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
@@ -73,7 +75,8 @@ def _descend(
     for iteration in range(1, iterations + 1):
         state, normal = best[0].state, best[0].normal
         step, backgrounds, fall = _step(target, state, normal, damping)
-        if fall < CONVERGED and damping <= DAMPING:
+        # that of all together: where they are many, each has its share
+        if fall < min(NEARLY, CONVERGED * max(1.0, len(step) / MANY)) and damping <= DAMPING:
             return ""
         moved, tried = _tried(target, state, step, backgrounds)
         if tried is not None and tried.loss < normal.loss:
