@@ -21,6 +21,8 @@ CONVERGED = 1e-3
 NEARLY = 1e-2
 #: Parameters from which on the former grows as they do, up to the latter.
 MANY = 100
+#: Of the fall that a step promises: what it must have brought for the next to be damped less.
+POOR = 0.3
 #: How often a step is solved for while parts of it meet their limits.
 LIMITED = 8
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
@@ -76,19 +78,24 @@ def _descend(
         state, normal = best[0].state, best[0].normal
         step, backgrounds, fall = _step(target, state, normal, damping)
         # that of all together: where they are many, each has its share
-        if fall < min(NEARLY, CONVERGED * max(1.0, len(step) / MANY)) and damping <= DAMPING:
+        small = min(NEARLY, CONVERGED * max(1.0, len(step) / MANY))
+        if fall < small and damping > DAMPING:  # because it is damped?
+            fall = max(fall, _step(target, state, normal, 0.0)[2])
+        if fall < small:
             return ""
         moved, tried = _tried(target, state, step, backgrounds)
         if tried is not None and tried.loss < normal.loss:
             best[0] = Found(moved, tried, (*best[0].losses, tried.loss), False, "")
-            damping = max(damping / 10, LEAST_DAMPING)
+            # where the loss is more curved than the information has it the next would go too far
+            if normal.loss - tried.loss > POOR * fall:
+                damping = max(damping / 10, LEAST_DAMPING)
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
             # small because it was damped, or because there is nowhere to go?
             _, _, fall = _step(target, state, normal, 0.0)
             nearly = fall < max(NEARLY, ROUNDING * abs(normal.loss))
             return "" if nearly else "no step leads down, though the slopes say so"
         else:
-            damping *= 10
+            damping = max(10 * damping, DAMPING)  # much less changes no step
         if report is not None:
             report(iteration, best[0].normal, damping)
         if damping > MOST_DAMPING:
