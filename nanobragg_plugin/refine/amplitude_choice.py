@@ -80,9 +80,15 @@ def check(problems: list[Problem]) -> None:
 
 
 def seen_by(one: Problem, state: State | None, table: Any) -> Seen:
-    """What an experiment's shoeboxes have, of a reflection table, at a state (None: listed only)."""
+    """What an experiment's shoeboxes have, of a table of reflections, at a state (None: no matter
+    what lights them)."""
     listed = np.array(table["miller_index"]).reshape(-1, 3)[one.boxes.rows]
-    return Seen(listed, None if state is None else lit_by(coarse(one.target), state))
+    if state is None:
+        return Seen(listed)
+    try:
+        return Seen(listed, lit_by(coarse(one.target), state))
+    except ValueError as error:  # of default_F, whose indices are too many
+        raise Sorry(f"refine.amplitudes.neighbours: {error}; give False") from error
 
 
 def _with(one: Problem, chosen: Chosen, seen: Seen) -> Problem:

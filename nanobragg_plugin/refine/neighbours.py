@@ -18,9 +18,10 @@ from nanobragg_plugin.by_reflection import covering, reach_of
 from nanobragg_plugin.jacobian import jacobian
 from nanobragg_plugin.models import Experiment
 from nanobragg_plugin.refine.amplitudes import fractional, nearest_of_parity, of_parity
+from nanobragg_plugin.refine.blurs import totals
 from nanobragg_plugin.refine.data import Picture
 from nanobragg_plugin.refine.parametrisations import Models
-from nanobragg_plugin.refine.target import State, Target, lit, scaled
+from nanobragg_plugin.refine.target import State, Target, lit
 from nanobragg_plugin.structure_factors import StructureFactors
 
 
@@ -35,12 +36,12 @@ class Lit:
 
 @torch.no_grad()
 def lit_by(target: Target, state: State) -> Lit:
-    """Of a target at a state (the scale of all its photons is fitted to the counts) all reflections
+    """Of a target at a state (the scale of all its photons is that of the counts) all reflections
     that have photons in its pixels."""
     experiment, factors = target.model.models(target.model.parameters.outer(state.inner))
     if factors.default_F:
         factors = covering(factors, reach_of(experiment))
-    scale = max(scaled(replace(target, free=()), state), 0.0)
+    scale = max(totals(replace(target, free=()), state), 0.0)
     total = torch.zeros(factors.Fhkl.numel(), dtype=torch.float64)
     for picture in target.data.pictures:
         counts = picture.counts.double().clamp(min=1)
