@@ -39,6 +39,7 @@ DATA = (
 )
 START = (
     *("crystal.Ncells_abc=3.3,3.3,6.6", "sampling.oversample=2", "sampling.thicksteps=1"),
+    "sampling.subpixels=moments",
     *("refine.parameters=orientation+domains+scale+amplitudes", "refine.positions=False"),
     *("refine.shoeboxes.background=constant", "refine.shoeboxes.border_px=0"),
     "refine.coarse=False",

@@ -45,7 +45,8 @@ LAYERS = {
     "refine": (
         # compare for its HTML page
         {
-            *("bottom", "core", "simulate", "jacobian", "phil", "adapters", "compare", "refine"),
+            *("bottom", "core", "simulate", "jacobian", "by_reflection", "phil", "adapters"),
+            *("compare", "refine"),
         },
         {"torch", "libtbx"} | NUMERIC,
     ),

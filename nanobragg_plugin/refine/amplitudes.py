@@ -26,6 +26,7 @@ from nanobragg_plugin.refine.parametrisations import Models
 from nanobragg_plugin.refine.positions import at_points
 from nanobragg_plugin.refine.target import Normal, State, Target, lit
 from nanobragg_plugin.rotation import about_axis
+from nanobragg_plugin.structure_factors import StructureFactors
 
 #: Of the mean amplitude: the least that one may be. At 0 no pixel would depend on it, and below it
 #: would be one above 0 again.
@@ -93,6 +94,18 @@ def fractional(experiment: Experiment, exposure: Exposure, masks: tuple[Tensor, 
     return torch.cat(found)
 
 
+def nearest_of_parity(h: Tensor) -> Tensor:
+    """[8, n, 3]: of each combination of parities the indices nearest to h [n, 3]."""
+    return (2 * torch.round((h - PARITIES[:, None]) / 2) + PARITIES[:, None]).long()
+
+
+def of_parity(table: StructureFactors, some: Tensor) -> list[Tensor]:
+    """Of each combination of parities which elements [box] of a table, of some, have it."""
+    axes = [torch.arange(size) + low - 1 for size, low in zip(some.shape, table.hkl_min)]
+    h, k, l = torch.meshgrid(*(axis % 2 for axis in axes), indexing="ij")
+    return [some & (h == a) & (k == b) & (l == c) for a, b, c in PARITIES.tolist()]
+
+
 @dataclass(frozen=True)
 class AmplitudesTarget(Target):
     """A target whose model has `amplitudes`."""
@@ -142,13 +155,8 @@ class AmplitudesTarget(Target):
         back = self._split[2]
         which = self.amplitudes.which
         free = (which >= 0) & (back[which.clamp(min=0)] >= 0)
-        axes = [torch.arange(size) + low - 1 for size, low in zip(which.shape, table.hkl_min)]
-        h, k, l = torch.meshgrid(*(axis % 2 for axis in axes), indexing="ij")
         zero = torch.zeros_like(table.Fhkl)
-        return [
-            torch.where(free & (h == a) & (k == b) & (l == c), table.Fhkl, zero)
-            for a, b, c in PARITIES.tolist()
-        ]
+        return [torch.where(mask, table.Fhkl, zero) for mask in of_parity(table, free)]
 
     def _at(
         self, near: Linear | tuple[Linear, list[Tensor]], picture: Picture
@@ -189,12 +197,11 @@ class AmplitudesTarget(Target):
         if number not in self._hits:
             experiment, factors = near.models
             h = fractional(experiment, picture.exposure, picture.masks)
-            nearest = 2 * torch.round((h - PARITIES[:, None]) / 2) + PARITIES[:, None]
             low = torch.tensor(factors.hkl_min) - 1
             which, back = self.amplitudes.which, self._split[2]
             last = torch.tensor(which.shape) - 1
             # the outer layer is of no reflection
-            i, j, k = torch.minimum((nearest.long() - low).clamp(min=0), last).unbind(-1)
+            i, j, k = torch.minimum((nearest_of_parity(h) - low).clamp(min=0), last).unbind(-1)
             found = which[i, j, k]
             self._hits[number] = torch.where(found >= 0, back[found.clamp(min=0)], found)
         return self._hits[number]

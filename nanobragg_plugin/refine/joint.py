@@ -267,12 +267,28 @@ class Joint:
         return replace(state, background=background), loss
 
     def prior(self, state: State) -> tuple[float, Tensor, Tensor]:
-        """Loss, minus half its gradient [s] and half its curvature [s] of the restraints."""
+        """Loss, minus half its gradient [s] and half its curvature [s] of the restraints: of those
+        of amplitudes by F^2, which steps go along (see `bent`), in units of F."""
         loss, slope, curvature = self.model.parameters.prior(state.inner)
+        if self.amplitudes & set(self.free):
+            curvature = torch.where(self._bending, self._by_squares(state, slope), curvature)
         free, size = len(self.free), len(self.shared_names)
         pull, held = state.inner.new_zeros(size), state.inner.new_zeros(size)
         pull[:free], held[:free] = -slope[self.numbers], curvature[self.numbers]
         return float(loss), pull, held
+
+    @cached_property
+    def _bending(self) -> Tensor:
+        """[p]: which parameters are amplitudes."""
+        return torch.tensor([name in self.amplitudes for name in self.model.parameters.names])
+
+    def _by_squares(self, state: State, slope: Tensor) -> Tensor:
+        """[p]: half the second derivative by F^2, times (2 F)^2, of restraints w (F - m)^2, whose
+        half gradient is `slope`: w m / F. Where F is far below m, w would be far too small."""
+        weight = self.model.parameters.prior(state.inner)[2]
+        usual = (state.inner > 0) & (slope < weight * state.inner)
+        size = torch.where(usual, state.inner, torch.ones_like(state.inner))
+        return torch.where(usual, weight - slope / size, weight)
 
     def directions(self) -> list[Tensor]:
         """[s] each: along which no step is taken."""

@@ -21,6 +21,10 @@ DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-9, 1e9
 CONVERGED = 1e-3
 #: The same where the loss does not fall any more: steps are a tenth of a sigma.
 NEARLY = 1e-2
+#: Parameters from which on the former grows as they do, up to the latter.
+MANY = 100
+#: Of the fall that a step promises: what it must have brought for the next to be damped less.
+POOR = 0.3
 #: How often a step is solved for while parts of it meet their limits.
 LIMITED = 8
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
@@ -80,19 +84,25 @@ def _descend(
     for iteration in range(1, iterations + 1):
         state, normal = best[0].state, best[0].normal
         step, backgrounds, fall, shared = _step(target, state, normal, damping)
-        if shared < CONVERGED and damping <= DAMPING:
+        # that of all together: where they are many, each has its share
+        small = min(NEARLY, CONVERGED * max(1.0, len(step) / MANY))
+        if shared < small and damping > DAMPING:  # because it is damped?
+            shared = max(shared, _step(target, state, normal, 0.0)[3])
+        if shared < small:
             return ""
         moved, tried = _tried(target, target.moved(state, step, backgrounds), normal.loss, rounds)
         if tried is not None and tried.loss < normal.loss:
             best[0] = Found(moved, tried, (*best[0].losses, tried.loss), False, "")
-            damping = max(damping / 10, LEAST_DAMPING)
+            # where the loss is more curved than the information has it the next would go too far
+            if normal.loss - tried.loss > POOR * fall:
+                damping = max(damping / 10, LEAST_DAMPING)
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
             # small because it was damped, or because there is nowhere to go?
             *_, fall, _ = _step(target, state, normal, 0.0)
             nearly = fall < max(NEARLY, ROUNDING * abs(normal.loss))
             return "" if nearly else "no step leads down, though the slopes say so"
         else:
-            damping = 10 * max(damping, DAMPING)
+            damping = max(10 * damping, DAMPING)  # much less changes no step
         if report is not None:
             report(iteration, best[0].normal, damping)
         if damping > MOST_DAMPING:

@@ -157,7 +157,9 @@ def run(
         kept, state = state, blurs.blurred(built, state, stage.blur)
         if number == 0 or stage.blur != stages[number - 1].blur:
             far = blurs.scaled_or_totals if number else scaled
-            state = _with_scale(target, state, blurs.totals if stage.blur > 1 else far)
+            # amplitudes that are far off make least squares' scale, by weights of counts, too small
+            total = stage.blur > 1 or "amplitudes" in stage.kinds
+            state = _with_scale(target, state, blurs.totals if total else far)
         own = of_stage(target, built, stage)
         found = _through(own, state, stage, asked, report)
         state = blurs.restored(built, found.state, kept, stage.blur)

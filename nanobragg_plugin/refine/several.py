@@ -11,7 +11,8 @@ from libtbx.utils import Sorry
 from nanobragg_plugin.adapters.refined_amplitudes import Chosen
 from nanobragg_plugin.adapters.shared_models import same_model
 from nanobragg_plugin.refine import build, schedule
-from nanobragg_plugin.refine.amplitude_choice import restraints, with_amplitudes
+from nanobragg_plugin.refine.amplitude_choice import Seen, restraints, seen_by, with_amplitudes
+from nanobragg_plugin.refine.amplitude_choice import check as check_amplitudes
 from nanobragg_plugin.refine.build import Built
 from nanobragg_plugin.refine.joint import Joint, JointModel, joined
 from nanobragg_plugin.refine.positions import Spots
@@ -64,9 +65,10 @@ def whole(
             raise Sorry(f"experiment {number}: {error}") from error
     chosen = None
     if any("amplitudes" in one.built.names for one in problems):
-        chosen, problems = with_amplitudes(params.refine.amplitudes, problems, table)
-    owners = [_owners(one, own) for one, own in zip(problems, _models(problems))]
-    model = joined([one.built.model for one in problems], owners, numbers)
+        check_amplitudes(problems)
+        seen = _seen(params.refine, problems, table)
+        chosen, problems = with_amplitudes(params.refine.amplitudes, problems, seen)
+    model = _joined(problems)
     known = {one.name: one for one in model.parameters.all}
     changes = build.changes_of(params.refine, known)
     if chosen is not None:
@@ -87,6 +89,26 @@ def whole(
     ranges = params.beam.hdivrange_mrad, params.beam.vdivrange_mrad
     of = tuple(problems), target, built, stages, fluence, spots
     return Whole(*of, chosen, ranges)
+
+
+def _joined(problems: list[Problem]) -> JointModel:
+    owners = [_owners(one, own) for one, own in zip(problems, _models(problems))]
+    return joined([one.built.model for one in problems], owners, [one.number for one in problems])
+
+
+def _seen(params: Any, problems: list[Problem], table: Any) -> list[Seen]:
+    """What the shoeboxes have, where the fit to places has put the models; params: the scope
+    refine, extracted."""
+    if not params.amplitudes.neighbours:
+        return [seen_by(one, None, table) for one in problems]
+    model = _joined(problems)
+    target = Joint(model, tuple(one.target for one in problems), tuple(p.number for p in problems))
+    state = target.start()
+    if params.positions:
+        built = Built(model, _names(problems, model))
+        spots = tuple(one.spots for one in problems)
+        state = schedule.by_places(built, schedule.stages_of(params), state, spots)
+    return [seen_by(one, own, table) for one, own in zip(problems, target.states(state))]
 
 
 def numbers_of(chosen: Sequence[int] | None, count: int) -> list[int]:
