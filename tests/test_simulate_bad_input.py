@@ -125,7 +125,7 @@ BAD_VALUES = [
     ("structure_factors.observation_type=guess", "Not a possible choice"),
     ("preset=nosuch", "there is no preset 'nosuch': choose from .*pilatus_6m"),
     ("prese=pilatus_6m", "preset=pilatus_6m: give it by its full name"),
-    ("beam.fluenz=1", "'beam.fluenz=1': is unknown"),
+    ("beam.fluenz=1", "'beam.fluenz=1' is unknown"),
     ("seed=1", "Ambiguous parameter definition: seed = 1 .*noise.seed"),
     ("beam.fluence=", "Missing value for beam.fluence"),
     ("=1", "improper definition name"),

@@ -370,7 +370,7 @@ BAD = {
     "spots.hkl=True": "spots.hkl: there are no spots",
     "spots.show=found": "spots.show: there are no spots",
     "colours=pink": "colours",
-    "imagee=3": "'imagee=3': is unknown",
+    "imagee=3": "'imagee=3' is unknown",
     "--frobnicate": "frobnicate",
     "nothing.cbf": "there is no file nothing.cbf",
     "notes.png": "notes.png is not an image that dxtbx can read",

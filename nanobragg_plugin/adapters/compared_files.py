@@ -113,7 +113,11 @@ def read_experiments(name: str, check_format: bool = False) -> Any:
         found = ExperimentListFactory.from_json_file(name, check_format=check_format)
     except Sorry:
         raise
-    # whatever a file of arbitrary JSON, or images that are missing, make dxtbx stumble over
+    except FileNotFoundError as error:
+        raise Sorry(
+            f"an image file that {name} names is missing: {error.filename or _short(error)}"
+        ) from None
+    # whatever a file of arbitrary JSON makes dxtbx stumble over
     except Exception as error:
         raise Sorry(
             f"{name} is not an experiment list that dxtbx can read: {_short(error)}"

@@ -72,8 +72,12 @@ def _run(args: list[str]) -> None:
     if arguments.preset_of(rest) is not None:
         raise Sorry("preset: a refinement has the models of an experiment list; leave it out")
     params, options, listed, diff_phil = arguments.parse_command(rest, phil_scope, USAGE, __doc__)
-    if len(tables) != 1 or len(params.input.experiments) != 1:
-        raise Sorry("give one experiment list (.expt) and its reflections (.refl)")
+    for what, given in (
+        ("experiment list (.expt)", params.input.experiments),
+        ("table of its reflections (.refl)", tables),
+    ):
+        if len(given) != 1:
+            raise Sorry(f"give one {what}: there are {len(given) or 'none'}")
     arguments.check_readable(tables)
     name = params.input.experiments[0].filename
     files = Files.of(params.output, several.numbers_of(params.experiment, len(listed)))
@@ -140,6 +144,10 @@ def _print(content: dict) -> None:
     for line in report.correlated(content):
         logger.info("%s", line)
     logger.info("chi^2 per degree of freedom: %.4f", content["chi_sqr_per_degree_of_freedom"])
+    if content["amplitudes"]:
+        logger.info("Amplitudes refined: %d", content["amplitudes"])
+    if report.doubtful(content):
+        logger.warning("%s", report.doubtful(content))
 
 
 if __name__ == "__main__":

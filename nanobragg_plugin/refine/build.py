@@ -91,6 +91,8 @@ def _design(params: Any, plan: Plan, kinds: set[str]) -> dict[str, Tensor]:
     the scope refine, extracted."""
     varying = [kind.removeprefix(ALONG_SCAN) for kind in kinds if kind.startswith(ALONG_SCAN)]
     if not varying:
+        if params.interval_deg is not Auto:
+            raise Sorry("refine.interval_deg is of refine.scan_varying: give that, or leave it out")
         return {}
     scan = plan.dxtbx_experiment.scan
     if not checks.is_rotation(scan) or plan.n_images < 2:
@@ -203,6 +205,8 @@ def changes_of(params: Any, known: dict[str, Parameter]) -> dict[str, dict]:
             changes.setdefault(name, {})["prior"] = mean, numbers[0]
     for text in filter(None, params.limits):
         names, (low, high) = _numbers(text, "limits", "NAME,LOWEST,HIGHEST", (2,), known)
+        if not low <= high:
+            raise Sorry(f"refine.limits={text}: the lowest, {low:g}, is above the highest")
         for name in names:
             if not low <= known[name].value <= high:
                 start = f"{known[name].value:g}"
@@ -278,7 +282,10 @@ def data_of(
         pictures.append(picture(images, labels, index, exposure(index), fluence))
     pictures = [one for one in pictures if len(one.counts)]
     if not pictures:
-        raise Sorry("no pixel is left: all those of the shoeboxes are masked or overloaded")
+        raise Sorry(
+            "no pixel is left: all those of the shoeboxes are masked, overloaded or beyond "
+            "sampling.roi"
+        )
     if background in IN_ONE:
         data = backgrounds.in_one(pictures, plan.experiment, background == "global")
     else:

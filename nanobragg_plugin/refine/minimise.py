@@ -86,6 +86,7 @@ def _descend(
         step, backgrounds, fall, shared = _step(target, state, normal, damping)
         # that of all together: where they are many, each has its share
         small = min(NEARLY, CONVERGED * max(1.0, len(step) / MANY))
+        small *= max(1.0, normal.chi_sqr / normal.n)  # sigmas are larger where models do not fit
         if shared < small and damping > DAMPING:  # because it is damped?
             shared = max(shared, _step(target, state, normal, 0.0)[3])
         if shared < small:

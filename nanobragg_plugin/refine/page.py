@@ -8,8 +8,19 @@ from nanobragg_plugin.compare import html
 from nanobragg_plugin.compare.sections import Section, Table
 from nanobragg_plugin.refine import report
 
-CAPTIONS = "Loss a pixel", "Shoeboxes: counts, expected photons, residuals"
-ALONG = "Along the scan: curves with a band of one sigma, images with bars; all numbers in the JSON"
+#: Titles of the pictures' sections, and what is below them.
+CAPTIONS = (
+    ("The way there", "Loss a pixel after each step; stages differ in how they are sampled"),
+    (
+        "Shoeboxes",
+        "Counts, expected photons (colours go with the root) and residuals of the brightest and of "
+        "those that fit worst, all images of a shoebox together",
+    ),
+    (
+        "Along the scan",
+        "Curves with a band of one sigma, images with bars; all numbers in the JSON",
+    ),
+)
 
 
 def page(content: dict[str, Any], pictures: list[bytes]) -> str:
@@ -22,15 +33,15 @@ def page(content: dict[str, Any], pictures: list[bytes]) -> str:
         f"of freedom {content['chi_sqr_per_degree_of_freedom']:.4f}. {end}"
     ]
     sections = [_parameters(content)]
-    for caption, picture in zip((*CAPTIONS, ALONG), pictures):
-        sections.append(Section(caption.partition(":")[0], (), (), {caption: picture}))
+    for (title, caption), picture in zip(CAPTIONS, pictures):
+        sections.append(Section(title, (), (), {caption: picture}))
     return html.page("nanobragg.refine", about, sections)
 
 
 def _parameters(content: dict[str, Any]) -> Section:
     header = "parameter", "unit", "start", "value", "sigma"
     rows = tuple(map(tuple, report.rows_of(content)))
-    tables = [Table("Parameters", header, rows)]
+    tables = [Table("Values and sigmas", header, rows)]
     pairs = tuple(
         (*one["names"], f"{one['correlation']:.4f}") for one in content["correlations"][:20]
     )

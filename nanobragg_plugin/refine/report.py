@@ -151,7 +151,9 @@ def _range(name: str, group: list[dict[str, Any]]) -> list[str]:
 def _single_rows(group: list[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for one in group:
-        sigma = "held"
+        # a start of the scale is found, and stages before the last may have had others
+        same = math.isclose(one["value"], one["start"], rel_tol=1e-9, abs_tol=1e-12)
+        sigma = "held" if same else "set earlier"
         if one["refined"]:
             sigma = "undetermined" if one["sigma"] is None else f"{one['sigma']:.2g}"
         digits = 5 if one["sigma"] is None else _digits(one["sigma"])
@@ -183,6 +185,17 @@ def missed(target: Joint, found: Found) -> str:
         f"the models found do not describe the counts (chi^2 per degree of freedom {chi_sqr:.3g}, "
         f"correlation {likeness:.2f}): the start is too far off, or reflections, amplitudes and "
         "images do not belong together; what was found is written all the same"
+    )
+
+
+def doubtful(content: dict[str, Any]) -> str:
+    """A warning of models that fit badly; "" of others."""
+    chi_sqr = content["chi_sqr_per_degree_of_freedom"]
+    if chi_sqr < BAD:
+        return ""
+    return (
+        f"WARNING: chi^2 per degree of freedom is {chi_sqr:.3g}: amplitudes, domains, spread, "
+        "sampling or background of the models are not those of the counts, and sigmas are too small"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ COARSER = {
     "scan_orientation": "orientation",
     "scan_cell": "cell",
 }
+
+
+logger = logging.getLogger("dials.nanobragg_plugin.refine.schedule")
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,12 @@ def by_places(built: Built, stages: list[Stage], state: State, spots: tuple[Spot
     free = tuple(name for kind in GEOMETRY if kind in kinds for name in built.names[kind])
     if not free:
         return state
-    inner = positions.refine(built.model, state.inner, free, spots)
+    off: list[float] = []
+    inner = positions.refine(built.model, state.inner, free, spots, lambda _, rms: off.append(rms))
+    if off:
+        logger.info(
+            "\nPlaces of spots: rms %.3g to %.3g sigma, in %d steps", off[0], off[-1], len(off)
+        )
     return replace(state, inner=inner) if bool(torch.isfinite(inner).all()) else state
 
 
@@ -186,6 +195,8 @@ def _blurred_stages(target: Joint, built: Built, stages: list[Stage], state: Sta
     if "orientation" not in kinds:
         return []
     blur, found = blurs.chosen(target, built, state), []
+    if blur == 1:
+        logger.info("\nNo blurred stages: the start's photons are where the counts are")
     scale = tuple(kind for kind in kinds if kind in SCALES) or ("scale",)
     while blur > 1:
         found.append(Stage(("orientation", *scale), blur, stages[0].coarse))
@@ -203,10 +214,14 @@ def _through(own: Joint, state: State, stage: Stage, asked: Asked, report: Repor
     of = own, state, asked.iterations, reports
     try:
         if chosen_method(asked.method, own) == "lbfgs":
-            return lbfgs.minimise(*of)
-        return minimise(*of, settles=stage.blur == 1)
+            found = lbfgs.minimise(*of)
+        else:
+            found = minimise(*of, settles=stage.blur == 1)
     except ValueError as error:
         raise Sorry(f"the refinement cannot begin: {error}") from error
+    if found.converged and len(found.losses) == 1:
+        logger.info("  no step is needed: loss %.8g", found.normal.loss)
+    return found
 
 
 def chosen_method(method: str, target: Joint) -> str:

@@ -148,7 +148,8 @@ def _refuse_assignment(arg: str, scope: Any, command: str) -> None:
         reason = checks.one_line(error)
         if reason.startswith("Unknown"):
             reason = "is unknown"
-    raise Sorry(f"the parameter {arg!r}: {reason}; {command} -c -e 2 lists them all")
+    between = "" if reason.startswith("is ") else ":"
+    raise Sorry(f"the parameter {arg!r}{between} {reason}; {command} -c -e 2 lists them all")
 
 
 def _refuse_experiments(name: str) -> None:

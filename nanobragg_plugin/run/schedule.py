@@ -190,8 +190,8 @@ def _make_the_rest(run: Run, todo: list[Part], estimate: float, client: Any, bar
     crew = Crew() if client else resources.crew(params, images, facts["seconds"], peak)
     on_disk = facts["bytes"] * (images + (run.images if run.joined else 0))
     logger.info(
-        "%d images to make%s: about %s; memory about %s a process; disk about %s, of the first "
-        "image's %s each",
+        "%d more images to make%s: about %s; memory about %s a process; disk about %s, of the "
+        "first image's %s each",
         images,
         f" by {params.mp.scheduler}" if client else _words(crew),
         resources.duration(images * facts["seconds"] / crew.processes)
