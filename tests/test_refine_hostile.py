@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx
@@ -65,6 +66,8 @@ REFUSED = {
     ("refine.restraint=scale",): "give NAME,SIGMA",
     ("refine.restraint=scale,-1",): "must be above 0",
     ("refine.limits=scale,much,more",): "finite numbers",
+    ("refine.limits=scale,9,2",): "the lowest, 9, is above the highest",
+    ("refine.interval_deg=3",): "is of refine.scan_varying",
     ("refine.limits=scale,2,9",): "the start, 1, is not",
     ("refine.stage.parameters=size",): "refine.stage.parameters=size: choose from",
     ("refine.detector_panels=3", "refine.parameters=distance"): "there are 1 panels",
@@ -85,8 +88,14 @@ def test_refused(still: Path, args: tuple[str, ...]) -> None:
 
 
 def test_files_that_are_none(still: Path) -> None:
-    with pytest.raises(Sorry, match="one experiment list"):
+    with pytest.raises(Sorry, match=r"one table of its reflections \(.refl\): there are none"):
         refine("start.expt", *START)
+    with pytest.raises(Sorry, match="one experiment list .*: there are none"):
+        refine("start.refl", *START)
+    text = Path("start.expt").read_text()
+    Path("moved.expt").write_text(text.replace("data.nxs", "gone.nxs"))
+    with pytest.raises(Sorry, match="an image file that moved.expt names is missing: .*gone.nxs"):
+        refine("moved.expt", "start.refl", *START)
     with pytest.raises(Sorry, match="no file other.refl"):
         refine("start.expt", "other.refl", *START)
     Path("bad.refl").write_bytes(b"no table")
@@ -235,3 +244,34 @@ def test_all_pixels_masked(still: Path) -> None:
     experiment.detector[0].set_trusted_range((1e6, 1e7))
     ExperimentList([experiment]).as_file("dark.expt")
     refused("no pixel is left", "dark.expt", "start.refl", *TRUE)
+
+
+def test_models_that_fit_badly_are_warned_of(still: Path) -> None:
+    """Domains and spread held at wrong values: chi^2 of 20; and what is not a stage is told."""
+    refine("start.expt", "start.refl", *START, "refine.parameters=orientation+scale")
+    said = Path("nanobragg.refine.log").read_text()
+    assert re.search(r"WARNING: chi\^2 per degree of freedom is 2\d.*sigmas are too small", said)
+    assert re.search(r"Places of spots: rms \S+ to \S+ sigma, in \d+ steps", said)
+    assert "No blurred stages" in said
+    assert re.search(r"Ncells_a .* held", said) and "set earlier" not in said
+    page = Path("refined.html").read_text()
+    assert page.count("Values and sigmas") == 1 and "The way there" in page
+
+
+def test_a_table_of_other_experiments_is_warned_of(still: Path) -> None:
+    """Of more experiments than the list has, or of others by their identifiers."""
+    from nanobragg_plugin.adapters import shoeboxes
+
+    listed = load("start.expt")
+    table = flex.reflection_table.from_file("start.refl")
+    assert shoeboxes.doubt(table, listed) == ""
+    more = flex.reflection_table.from_file("start.refl")
+    more["id"] = flex.int([n % 3 for n in range(len(more))])
+    assert "are of 3 experiments, the list holds 1" in shoeboxes.doubt(more, listed)
+    listed[0].identifier = "mine"
+    table.experiment_identifiers()[0] = "theirs"
+    assert "no experiment identifier" in shoeboxes.doubt(table, listed)
+    table.as_file("theirs.refl")
+    listed.as_file("mine.expt")
+    refine("mine.expt", "theirs.refl", *START, "refine.parameters=scale", "output.pictures=False")
+    assert "WARNING: no experiment identifier" in Path("nanobragg.refine.log").read_text()

@@ -120,6 +120,21 @@ def _id_of(table: Any, number: int, experiment: Any) -> int:
     return named[0] if named else number
 
 
+def doubt(table: Any, experiments: Any) -> str:
+    """A warning where a table does not look like that of an experiment list; "" where it does."""
+    ids = set(table["id"]) if "id" in table else set()
+    theirs = {name for name in dict(table.experiment_identifiers()).values() if name}
+    ours = {one.identifier for one in experiments if one.identifier}
+    if theirs and ours and not theirs & ours:
+        return "WARNING: no experiment identifier of the reflections is in the experiment list"
+    if len(ids - {-1}) > len(experiments):
+        return (
+            f"WARNING: the reflections are of {len(ids - {-1})} experiments, the list holds "
+            f"{len(experiments)}: those of the others are left out"
+        )
+    return ""
+
+
 def _rejected(table: Any) -> np.ndarray:
     """[n]: which reflections DIALS found to be overloaded, or indexed wrongly."""
     if "flags" not in table:

@@ -30,7 +30,7 @@ from libtbx.phil import parse
 from tqdm import tqdm
 
 from nanobragg_plugin import phil as phil_files
-from nanobragg_plugin.adapters import compared_files, geometry_phil, load
+from nanobragg_plugin.adapters import compared_files, geometry_phil, load, shoeboxes
 from nanobragg_plugin.adapters import params as adapt
 from nanobragg_plugin.command_line.refine_files import (
     Files,
@@ -91,6 +91,8 @@ def _run(args: list[str]) -> None:
     source = load.sweeps(compared_files.read_experiments(name, check_format=True))
     geometry_phil.override(source, params.geometry)
     table = compared_files.read_reflections(tables[0])
+    if shoeboxes.doubt(table, source):
+        logger.warning("%s", shoeboxes.doubt(table, source))
     with tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
         made = several.whole(params, source, table, name, bar.update)
     for one in made.problems:
