@@ -12,7 +12,15 @@ import torch
 from derivatives import still, vector
 
 from nanobragg_plugin.models import Exposure, SimulationOptions
-from nanobragg_plugin.refine import data, joint, minimise, parametrisations, sigmas, target
+from nanobragg_plugin.refine import (
+    data,
+    joint,
+    joint_model,
+    minimise,
+    parametrisations,
+    sigmas,
+    target,
+)
 from nanobragg_plugin.rotation import from_vector
 from nanobragg_plugin.simulate import simulate
 
@@ -47,7 +55,7 @@ def main(stills: int = 3, seed: int = 1) -> torch.Tensor:
         {name: "detector" if "detector" in name else n for name in t.model.parameters.names}
         for n, t in enumerate(each)
     ]
-    model = joint.joined([t.model for t in each], owners, range(stills))
+    model = joint_model.joined([t.model for t in each], owners, range(stills))
     free = tuple(name for name in model.parameters.names if "tilt" not in name)
     problem = joint.Joint(model, tuple(each), tuple(range(stills)), free)
     state = problem.start()

@@ -20,7 +20,8 @@ from refine_models import parts as all_parts
 from nanobragg_plugin.by_reflection import ByReflection
 from nanobragg_plugin.refine import lbfgs
 from nanobragg_plugin.refine.amplitudes import Amplitudes, AmplitudesTarget, name_of
-from nanobragg_plugin.refine.joint import Joint, joined
+from nanobragg_plugin.refine.joint import Joint
+from nanobragg_plugin.refine.joint_model import joined
 from nanobragg_plugin.refine.minimise import minimise
 from nanobragg_plugin.refine.neighbours import _by_parity, lit_by
 from nanobragg_plugin.refine.parametrisations import Model

@@ -21,7 +21,8 @@ pytest.importorskip("dials")
 from nanobragg_plugin.refine import report  # noqa: E402
 from nanobragg_plugin.refine.arrow import Arrow  # noqa: E402
 from nanobragg_plugin.refine.covariance import inverted, reaching  # noqa: E402
-from nanobragg_plugin.refine.joint import Joint, joined  # noqa: E402
+from nanobragg_plugin.refine.joint import Joint  # noqa: E402
+from nanobragg_plugin.refine.joint_model import joined  # noqa: E402
 from nanobragg_plugin.refine.minimise import minimise  # noqa: E402
 from nanobragg_plugin.refine.report import found_sigmas  # noqa: E402
 from nanobragg_plugin.refine.schedule import chosen_method  # noqa: E402

@@ -24,7 +24,8 @@ from scipy.spatial.transform import Rotation
 
 from nanobragg_plugin.cell import b_matrix
 from nanobragg_plugin.refine import splines
-from nanobragg_plugin.refine.joint import Joint, joined
+from nanobragg_plugin.refine.joint import Joint
+from nanobragg_plugin.refine.joint_model import joined
 from nanobragg_plugin.refine.linear import Linear
 from nanobragg_plugin.refine.minimise import minimise
 from nanobragg_plugin.refine.normal import State

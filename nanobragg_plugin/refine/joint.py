@@ -6,136 +6,23 @@ its own target, whose normal equations, backgrounds eliminated, add up.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.refine.arrow import Arrow
 from nanobragg_plugin.refine.data import Data, Picture
+from nanobragg_plugin.refine.joint_model import JointModel
+from nanobragg_plugin.refine.joint_normal import JointNormal
 from nanobragg_plugin.refine.normal import (
     Expected,
-    Normal,
     State,
     kinds_of_images,
     moved_images,
 )
-from nanobragg_plugin.refine.parameters import Parameters
-from nanobragg_plugin.refine.parametrisations import Model, Models
 from nanobragg_plugin.refine.settled import ROUNDS
 from nanobragg_plugin.refine.target import Target
-
-#: Information about the mean of what amplitudes could take up altogether: it stays as it is.
-HELD = 1e8
-
-
-@dataclass(frozen=True)
-class JointModel:
-    """each: the experiments' models; places: of each one's parameters, where they are among all
-    `parameters`."""
-
-    each: tuple[Model, ...]
-    places: tuple[Tensor, ...]
-    parameters: Parameters
-
-    def models(self, values: Tensor) -> list[Models]:
-        """Of each experiment, with values [p] of all parameters."""
-        return [model.models(values[place]) for model, place in zip(self.each, self.places)]
-
-    def changed(self, changes: dict[str, dict]) -> JointModel:
-        """With other priors and bounds of some parameters, by name."""
-        made = [replace(one, **changes.get(one.name, {})) for one in self.parameters.all]
-        return replace(self, parameters=Parameters(made))
-
-
-def joined(
-    models: Sequence[Model], owners: Sequence[dict[str, object]], numbers: Sequence[int]
-) -> JointModel:
-    """owners: of each model's parameters, by name, what they belong to: those of a name and an
-    owner are one. A name that is of several gets .N, the number of the first experiment it is of.
-    """
-    known: dict[tuple[str, object], int] = {}
-    places, all_of, first = [], [], []
-    for model, owner, number in zip(models, owners, numbers):
-        mine = []
-        for one in model.parameters.all:
-            key = one.name, owner[one.name]
-            if key not in known:
-                known[key] = len(all_of)
-                all_of.append(one)
-                first.append(number)
-            mine.append(known[key])
-        places.append(torch.tensor(mine, dtype=torch.int64))
-    count = Counter(one.name for one in all_of)
-    named = [
-        one if count[one.name] == 1 else replace(one, name=f"{one.name}.{number}")
-        for one, number in zip(all_of, first)
-    ]
-    return JointModel(tuple(models), tuple(places), Parameters(named))
-
-
-@dataclass(frozen=True)
-class JointNormal:
-    """each: the experiments' normal equations; places: of each one's shared parameters, where they
-    are among all; restraints [s] and pull [s]: information and gradient of what is known besides
-    the pixels; held: of directions [s] along which there is no step; loss, chi_sqr and n of all."""
-
-    each: tuple[Normal, ...]
-    places: tuple[Tensor, ...]
-    restraints: Tensor
-    pull: Tensor
-    held: tuple[Tensor, ...]
-    loss: float
-    chi_sqr: float
-    n: int
-
-    @property
-    def gradient(self) -> Tensor:
-        """[s], minus half the loss's."""
-        total = self.pull.clone()
-        for one, place in zip(self.each, self.places):
-            total.index_add_(0, place, one.gradient)
-        return self._along(total)
-
-    @property
-    def box_gradient(self) -> Tensor:
-        """[boxes, terms] of all experiments."""
-        return torch.cat([one.box_gradient for one in self.each])
-
-    def damped(self, damping: float) -> JointNormal:
-        """Levenberg and Marquardt's: with larger diagonals."""
-        each = tuple(one.damped(damping) for one in self.each)
-        return replace(self, each=each, restraints=(1 + damping) * self.restraints)
-
-    def arrow(self) -> tuple[Arrow, Tensor]:
-        """Information, a block of each experiment's own parameters, and gradient [s] where
-        backgrounds follow."""
-        gradient, parts = self.pull.clone(), []
-        for one, place in zip(self.each, self.places):
-            own, slope = one.reduced()
-            parts.append((own, place))
-            gradient.index_add_(0, place, slope)
-        held = [HELD**0.5 * direction for direction in self.held]
-        return Arrow.of(parts, self.restraints, held), self._along(gradient)
-
-    def reduced(self) -> tuple[Tensor, Tensor]:
-        """Information [s, s] and gradient [s] where backgrounds follow."""
-        arrow, gradient = self.arrow()
-        return arrow.dense(), gradient
-
-    def _along(self, gradient: Tensor) -> Tensor:
-        """A gradient [s] without what leads along what is held."""
-        for direction in self.held:
-            gradient = gradient - direction * (direction @ gradient) / (direction @ direction)
-        return gradient
-
-    def backgrounds(self, step: Tensor) -> Tensor:
-        """The step of all backgrounds [boxes, terms] that goes with one [s] of the others."""
-        pairs = zip(self.each, self.places)
-        return torch.cat([one.backgrounds(step[place]) for one, place in pairs])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanobragg_plugin.models import Experiment
 from nanobragg_plugin.refine.arrow import Arrow
-from nanobragg_plugin.refine.joint import JointModel
+from nanobragg_plugin.refine.joint_model import JointModel
 from nanobragg_plugin.refine.parametrisations import Model
 from nanobragg_plugin.rotation import about_axis
 

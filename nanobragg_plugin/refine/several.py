@@ -14,7 +14,8 @@ from nanobragg_plugin.refine import build, schedule
 from nanobragg_plugin.refine.amplitude_choice import Seen, restraints, seen_by, with_amplitudes
 from nanobragg_plugin.refine.amplitude_choice import check as check_amplitudes
 from nanobragg_plugin.refine.build import Built
-from nanobragg_plugin.refine.joint import Joint, JointModel, joined
+from nanobragg_plugin.refine.joint import Joint
+from nanobragg_plugin.refine.joint_model import JointModel, joined
 from nanobragg_plugin.refine.positions import Spots
 from nanobragg_plugin.refine.problem import Problem, assume, problem
 from nanobragg_plugin.refine.schedule import Stage
