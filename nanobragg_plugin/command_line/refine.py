@@ -115,7 +115,7 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
     content = report.figures(target, found, known)
-    content["stages"] = [{"stage": str(s), "losses": list(one.losses)} for s, one in ran.stages]
+    content["stages"] = [{"stage": str(s), "losses": list(losses)} for s, losses in ran.stages]
     content["along_scan"] = along_scans(
         target, found, known, [one.first_index + 1 for one in made.problems]
     )

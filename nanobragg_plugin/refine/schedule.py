@@ -131,11 +131,11 @@ Report = Callable[[Stage, int, Any, float], None]
 
 @dataclass(frozen=True)
 class Ran:
-    """The last stage's target, what it found, and what each stage did."""
+    """The last stage's target, what it found, and the losses of each stage."""
 
     target: Joint
     found: Found
-    stages: tuple[tuple[Stage, Found], ...]
+    stages: tuple[tuple[Stage, tuple[float, ...]], ...]
 
 
 def run(
@@ -167,10 +167,10 @@ def run(
         own = of_stage(target, built, stage)
         found = _through(own, state, stage, asked, report)
         state = blurs.restored(built, found.state, kept, stage.blur)
-        ran.append((stage, replace(found, state=state)))
+        ran.append((stage, found.losses))
         if found.stopped:
             break
-    return Ran(own, ran[-1][1], tuple(ran))
+    return Ran(own, replace(found, state=state), tuple(ran))
 
 
 def by_places(built: Built, stages: list[Stage], state: State, spots: tuple[Spots, ...]) -> State:
