@@ -98,7 +98,7 @@ def shoeboxes(crops: Sequence[tuple[str, np.ndarray]]) -> bytes:
             one.imshow(shown, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
         residual = (counts - expected) / np.sqrt(expected.clip(min=0.1))
         drawn = row[2].imshow(residual, cmap="RdBu_r", vmin=-5, vmax=5, interpolation="nearest")
-        for one, words in zip(row, (title, "expected", "residual")):
+        for one, words in zip(row, (f"{title}: to {top**2:.0f}", "expected", "residual")):
             one.set_visible(True)
             one.set_facecolor("0.75")
             one.set_title(words, fontsize=7, pad=2)
