@@ -142,7 +142,7 @@ STOPS = {signal.SIGINT: (130, "by Ctrl-C"), signal.SIGTERM: (143, "by SIGTERM")}
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
 @pytest.mark.parametrize("method", ["lm", "lbfgs"])
-def test_signals(still: Path, monkeypatch, capsys, number: int, method: str) -> None:
+def test_signals(still: Path, monkeypatch, capsys, request, number: int, method: str) -> None:
     """A real signal in the ninth evaluation: what was found until then is written, all of it; the
     exit status is the shell's; one line says so."""
     status, words = STOPS[number]
@@ -159,6 +159,9 @@ def test_signals(still: Path, monkeypatch, capsys, number: int, method: str) -> 
         return old(*args)
 
     monkeypatch.setattr(place, name, interrupted)
+    # a shell's background job ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     chosen = "refine.parameters=orientation+scale", f"refine.method={method}", "refine.blur=1"
     with pytest.raises(SystemExit) as caught:
         refine("start.expt", "start.refl", *START, *chosen, "refine.positions=False")

@@ -27,6 +27,8 @@ MANY = 100
 POOR = 0.3
 #: How often a step is solved for while parts of it meet their limits.
 LIMITED = 8
+#: The part of a background's step that is no matter where it is stopped.
+SHORT = 1e-3
 #: What rounding may hide of a fall of the loss, relative to it (pixels are float32).
 ROUNDING = 1e-8
 
@@ -81,26 +83,31 @@ def _descend(
     """Puts what is better in the place of the best, which is the list's only one; why there is no
     way further down, or "" where it is as low as it gets."""
     damping = DAMPING
+    # with derivatives images are summed otherwise: losses are compared without
+    _, least = target.settled(best[0].state, 0)
     for iteration in range(1, iterations + 1):
         state, normal = best[0].state, best[0].normal
         step, backgrounds, fall, shared = _step(target, state, normal, damping)
         # that of all together: where they are many, each has its share
         small = min(NEARLY, CONVERGED * max(1.0, len(step) / MANY))
-        small *= max(1.0, normal.chi_sqr / normal.n)  # sigmas are larger where models do not fit
+        misfit = max(1.0, normal.chi_sqr / normal.n)  # sigmas are larger where models do not fit
+        small *= misfit
         if shared < small and damping > DAMPING:  # because it is damped?
             shared = max(shared, _step(target, state, normal, 0.0)[3])
         if shared < small:
             return ""
-        moved, tried = _tried(target, target.moved(state, step, backgrounds), normal.loss, rounds)
-        if tried is not None and tried.loss < normal.loss:
+        moved = target.moved(state, step, backgrounds)
+        moved, tried, loss = _tried(target, moved, least, rounds)
+        if tried is not None:
             best[0] = Found(moved, tried, (*best[0].losses, tried.loss), False, "")
             # where the loss is more curved than the information has it the next would go too far
-            if normal.loss - tried.loss > POOR * fall:
+            if least - loss > POOR * fall:
                 damping = max(damping / 10, LEAST_DAMPING)
+            least = loss
         elif fall < max(CONVERGED, ROUNDING * abs(normal.loss)):
             # small because it was damped, or because there is nowhere to go?
             *_, fall, _ = _step(target, state, normal, 0.0)
-            nearly = fall < max(NEARLY, ROUNDING * abs(normal.loss))
+            nearly = fall < max(misfit * NEARLY, ROUNDING * abs(normal.loss))
             return "" if nearly else "no step leads down, though the slopes say so"
         else:
             damping = max(10 * damping, DAMPING)  # much less changes no step
@@ -122,17 +129,20 @@ def usable(normal: Any) -> bool:
         return False
 
 
-def _tried(target: Target, state: State, least: float, rounds: int) -> tuple[State, Normal | None]:
-    """A state with the backgrounds that fit best, and its normal equations; None: there are none,
-    or its loss is no less."""
+def _tried(
+    target: Target, state: State, least: float, rounds: int
+) -> tuple[State, Normal | None, float]:
+    """A state with the backgrounds that fit best, its normal equations, and its loss; None: there
+    are none, or the loss is no less."""
+    loss = math.inf
     try:
         state, loss = target.settled(state, rounds)
         # without derivatives first, which take several times as long
         normal = target.normal(state) if loss < least else None
-        return state, normal if normal is not None and usable(normal) else None
+        return state, normal if normal is not None and usable(normal) else None, loss
     except (ValueError, ArithmeticError, torch.linalg.LinAlgError):
         # no cell has such angles, no detector lies there
-        return state, None
+        return state, None, loss
 
 
 def status_of(stop: BaseException) -> int:
@@ -152,7 +162,25 @@ def _step(
     """Steps of the shared parameters and of the backgrounds; the fall of the loss that they
     promise, and that of the shared ones alone where backgrounds follow."""
     damped = normal.damped(damping)
-    information, gradient = damped.arrow()
+    for _ in range(2):
+        step, gradient = _shared(target, state, damped)
+        shared, asked = float(step @ gradient), damped.backgrounds(step)
+        step = target.bent(state, step)
+        # as far as they go: none falls below 0
+        backgrounds = target.moved(state, step, asked).background - state.background
+        short = ((backgrounds - asked).abs() > SHORT * asked.abs()).any(1)
+        if not short.any():
+            break
+        # those that are stopped do not follow what is shared, which should not count on it
+        damped = damped.taking(short, backgrounds)
+    promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
+    return step, backgrounds, float(promised), shared
+
+
+def _shared(target: Target, state: State, normal: Normal) -> tuple[Tensor, Tensor]:
+    """The step [s] of the shared parameters within their limits, where backgrounds follow, and the
+    gradient that it goes by."""
+    information, gradient = normal.arrow()
     held, lowest = _held(target, state, gradient), target.lowest(state)
     step = torch.zeros_like(gradient)
     for _ in range(LIMITED):  # what would go too low goes as low as it may, and the rest with it
@@ -164,12 +192,7 @@ def _step(
             break
         step = torch.where(low, lowest, step)
         held = held | low
-    backgrounds, shared = damped.backgrounds(step), float(step @ gradient)
-    step = target.bent(state, step)
-    # as far as they go: none falls below 0
-    backgrounds = target.moved(state, step, backgrounds).background - state.background
-    promised = (step * normal.gradient).sum() + (backgrounds * normal.box_gradient).sum()
-    return step, backgrounds, float(promised), shared
+    return step, gradient
 
 
 def _held(target: Target, state: State, gradient: Tensor) -> Tensor:

@@ -78,6 +78,20 @@ class Normal:
         left = self.box_gradient - self.mixed @ step
         return torch.linalg.solve(self._regular(), left[..., None])[..., 0]
 
+    def taking(self, boxes: Tensor, steps: Tensor) -> Normal:
+        """Where the backgrounds of some boxes, bool [boxes], take given steps [boxes, terms],
+        whatever the shared parameters do."""
+        given = torch.where(boxes[:, None], steps, 0.0)
+        size = self.of_boxes.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=1e-12)
+        alone = torch.diag_embed(size[:, None].expand_as(steps))
+        return replace(
+            self,
+            gradient=self.gradient - torch.einsum("bts,bt->s", self.mixed, given),
+            of_boxes=torch.where(boxes[:, None, None], alone, self.of_boxes),
+            box_gradient=torch.where(boxes[:, None], size[:, None] * given, self.box_gradient),
+            mixed=torch.where(boxes[:, None, None], 0.0, self.mixed),
+        )
+
     def _regular(self) -> Tensor:
         """Of the boxes, so that one without pixels, or of a single row, has an inverse."""
         size = self.of_boxes.diagonal(dim1=-2, dim2=-1).amax(-1).clamp(min=1e-12)
