@@ -38,7 +38,8 @@ def test_models(example) -> None:
 def test_amplitudes(example) -> None:
     """F and F^2 of stills whose spots overlap, from one amplitude for all: nearer to the truth than
     whatever was merged, over the same reflections (measured: 0.984 to 0.996, and 0.30 to 0.66 by
-    DIALS, once 0.82 of F, whose scaling does not always end alike; errors of F over sigma 1.13 by their median, rms 1.10)."""
+    DIALS, once 0.82 of F, whose scaling does not always end alike; errors of F
+    over sigma 1.13 by their median, rms 1.10)."""
     figures, (square, median) = example("refine_amplitudes")["main"]("out", 8)
     assert len(figures) == 6
     for theirs, ours, count in figures.values():
