@@ -192,7 +192,10 @@ def test_from_a_crystal_that_varies(data: Path) -> None:
     start[0].crystal.set_A_at_scan_points([tuple(one.flatten()) for one in turn @ true])
     ExperimentList(start).as_file("varies.expt")
     chosen = "output.pictures=False", "sampling.image_range=5,10"
-    for more in ((BOTH, "refine.interval_deg=5"), ("refine.scan_varying=None",)):
+    for more in (
+        (BOTH, "refine.interval_deg=5"),
+        ("refine.scan_varying=None", "refine.interval_deg=Auto"),
+    ):
         refine("varies.expt", "start.refl", *CHOSEN, *chosen, *more)
         found = matrices("refined.expt")
         assert len(found) == IMAGES + 1
@@ -250,7 +253,8 @@ def test_damage_is_b_of_images(data: Path) -> None:
     damage = "crystal.damage.b_per_image=1.5", "crystal.damage.loss_per_image=0.03"
     simulated(experiment(5), *damage, "output.overwrite=True", least=400.0)
     parameters = "refine.parameters=scale+image_scales+b_factor+image_b"
-    refine("start.expt", "start.refl", *CHOSEN, parameters, "output.prefix=b")
+    auto = "refine.interval_deg=Auto"
+    refine("start.expt", "start.refl", *CHOSEN, parameters, auto, "output.prefix=b")
     content = json.loads(Path("b.json").read_text())
     assert content["chi_sqr_per_degree_of_freedom"] == pytest.approx(1.0, abs=0.03)
     rows = {row["name"]: row for row in content["parameters"]}
