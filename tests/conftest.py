@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import runpy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -79,3 +80,11 @@ def same_threads() -> Iterator[None]:
     count = torch.get_num_threads()
     yield
     torch.set_num_threads(count)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, tmp_cwd: Path) -> Callable[[str], dict]:
+    """Loads an example as a module's dictionary."""
+    examples = Path(__file__).resolve().parents[1] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    return lambda name: runpy.run_path(str(examples / f"{name}.py"), run_name=name)

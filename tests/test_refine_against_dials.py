@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("dials")
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-
-
-@pytest.fixture
-def example(monkeypatch, tmp_cwd):
-    """Loads an example as a module's dictionary."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)
 
 
 def test_models(example) -> None:

@@ -91,8 +91,8 @@ def _run(args: list[str]) -> None:
     source = load.sweeps(compared_files.read_experiments(name, check_format=True))
     geometry_phil.override(source, params.geometry)
     table = compared_files.read_reflections(tables[0])
-    if shoeboxes.doubt(table, source):
-        logger.warning("%s", shoeboxes.doubt(table, source))
+    if doubt := shoeboxes.doubt(table, source):
+        logger.warning("%s", doubt)
     with tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
         made = several.whole(params, source, table, name, bar.update)
     for one in made.problems:
@@ -148,8 +148,8 @@ def _print(content: dict) -> None:
     logger.info("chi^2 per degree of freedom: %.4f", content["chi_sqr_per_degree_of_freedom"])
     if content["amplitudes"]:
         logger.info("Amplitudes refined: %d", content["amplitudes"])
-    if report.doubtful(content):
-        logger.warning("%s", report.doubtful(content))
+    if doubt := report.doubtful(content):
+        logger.warning("%s", doubt)
 
 
 if __name__ == "__main__":

@@ -153,5 +153,9 @@ class Arrow:
 
 def _inverse(values: Tensor, least: Tensor) -> Tensor:
     """Of those above the least; of the others 0."""
-    known = values > least.clamp(min=1e-300)
+    return inverse_of(values, values > least.clamp(min=1e-300))
+
+
+def inverse_of(values: Tensor, known: Tensor) -> Tensor:
+    """Of those that are known; of the others 0."""
     return torch.where(known, 1 / torch.where(known, values, torch.ones_like(values)), 0.0)

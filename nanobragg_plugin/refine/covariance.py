@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.refine.arrow import Arrow
+from nanobragg_plugin.refine.arrow import Arrow, inverse_of
 
 #: Rows that are made at once, where all are looked at.
 ROWS = 512
@@ -99,7 +99,7 @@ def inverted(arrow: Arrow, rounding: float) -> tuple[Covariance, list[Lost]]:
             vector = ways.new_zeros(arrow.size)
             vector[one.own] = vectors[:, number]
             lost.append(Lost(vector, float(values[number])))
-        inverse = (vectors * _inverse(values, known)) @ vectors.T
+        inverse = (vectors * inverse_of(values, known)) @ vectors.T
         across = inverse @ one.mixed
         index = one.common[:, None], one.common
         square.index_put_(index, -(one.mixed.T @ across), accumulate=True)
@@ -119,11 +119,7 @@ def inverted(arrow: Arrow, rounding: float) -> tuple[Covariance, list[Lost]]:
         for number, information in enumerate((values / longest).tolist())
         if not known[number]
     ]
-    return Covariance(ways, _inverse(values, known), own, tuple(squares)), [*of_lost, *lost]
-
-
-def _inverse(values: Tensor, known: Tensor) -> Tensor:
-    return torch.where(known, 1 / torch.where(known, values, torch.ones_like(values)), 0.0)
+    return Covariance(ways, inverse_of(values, known), own, tuple(squares)), [*of_lost, *lost]
 
 
 def reaching(arrow: Arrow, pairs: Sequence[tuple[int, int]]) -> list[float]:

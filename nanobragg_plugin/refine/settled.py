@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nanobragg_plugin.refine.noise import Terms
+
 if TYPE_CHECKING:
     from nanobragg_plugin.refine.target import Target
 
@@ -58,7 +60,15 @@ def _sums(target: Target, background: Tensor, bragg: list[Tensor]) -> tuple[Tens
         expected = photons + (design * background[picture.box]).sum(1)
         of = target.noise.terms(picture.counts, expected)
         loss.index_add_(0, picture.box, of.loss)
-        gradient.index_add_(0, picture.box, of.score[:, None] * design)
-        squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
-        information.index_add_(0, picture.box, squares)
+        add_boxes(of, design, picture.box, information, gradient)
     return loss, information, gradient
+
+
+def add_boxes(
+    of: Terms, design: Tensor, box: Tensor, information: Tensor, gradient: Tensor
+) -> None:
+    """Add what pixels [n] of boxes [n] say of these boxes' backgrounds to information
+    [boxes, terms, terms] and gradient [boxes, terms]; design [n, terms]."""
+    squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
+    information.index_add_(0, box, squares)
+    gradient.index_add_(0, box, of.score[:, None] * design)

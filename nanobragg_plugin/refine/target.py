@@ -182,9 +182,7 @@ class Target:
             rows = found.which
             information[rows[:, None], rows] += weighted @ found.columns.T
             gradient[rows] += found.columns @ of.score
-            squares = design[:, :, None] * (of.information[:, None] * design)[:, None, :]
-            of_boxes.index_add_(0, picture.box, squares)
-            box_gradient.index_add_(0, picture.box, of.score[:, None] * design)
+            settled.add_boxes(of, design, picture.box, of_boxes, box_gradient)
             seen, own = picture.box.unique(return_inverse=True)
             part = zeros(len(seen), terms, len(rows))
             part.index_add_(0, own, design[:, :, None] * weighted.T[:, None, :])
