@@ -181,7 +181,7 @@ class _Problem:
 
     def _panel(self, kernel: dense.Kernel, panel: int) -> tuple[Tensor, Tensor]:
         model = self.experiment.panels[panel]
-        batches, _, _ = evaluated_batches(kernel, panel)
+        batches, _, _ = evaluated_batches(kernel, panel, 1)  # each is shared out by itself
         pixels = torch.cat(batches)
         sums = [self._batch(kernel, panel, batch) for batch in batches if len(batch)]
         found = torch.cat(sums, 1) if sums else kernel.abc.new_zeros(1 + len(self.numbers), 0)

@@ -21,8 +21,8 @@ from nanobragg_plugin.models import Panel
 #: Pixels in a batch of compiled code and of the sparse kernel, which need little memory; and on
 #: whatever is no CPU, which must have much to do at a time.
 BATCH_PIXELS, SPARSE_PIXELS, BATCH_PIXELS_ELSEWHERE = 1 << 16, 1 << 18, 1 << 21
-#: Pixels that are worth a thread of their own to the sparse kernel.
-SPARSE_PIXELS_LEAST = 1 << 14
+#: Sums over terms that are worth a thread of their own to compiled code and the sparse kernel.
+SUMS_LEAST = 1 << 14
 #: Bytes of a panel's sums over terms that are kept for the backward pass, at most.
 REMEMBERED_BYTES = 256 << 20
 
@@ -49,10 +49,11 @@ def _length(batch: Pixels) -> int:
 
 
 def evaluated_batches(
-    kernel: dense.Kernel, panel: int
+    kernel: dense.Kernel, panel: int, threads: int | None = None
 ) -> tuple[tuple[Pixels, ...], carryover.PhiCache | None, int]:
     """The pixels that are evaluated, in the batches in which they are; the phi cache that the
-    first finds, None in `spec`; and how many pixels are left out because of the tolerance."""
+    first finds, None in `spec`; and how many pixels are left out because of the tolerance.
+    threads: that the batches are shared out to; None: torch's."""
     model, options = kernel.experiment.panels[panel], kernel.options
     steps, domains = kernel.abc.shape[:2]
     cache, pixels, at_once = None, None, max(1, options.batch_steps // (steps * domains))
@@ -65,6 +66,11 @@ def evaluated_batches(
     elif kernel.compiled:
         at_once = BATCH_PIXELS if kernel.abc.is_cpu else BATCH_PIXELS_ELSEWHERE
     everything = pixel_count(model)
+    count = everything if pixels is None else len(pixels)
+    if kernel.abc.is_cpu and (kernel.compiled or kernel.bound is not None):
+        # something for each thread
+        each = -(-count // (threads or torch.get_num_threads()))
+        at_once = min(at_once, max(1, each, SUMS_LEAST // kernel.sums_per_pixel))
     if pixels is None:
         if cache is None and model.mask is None and kernel.has_rays(panel):
             starts = range(0, everything, at_once)
@@ -75,9 +81,6 @@ def evaluated_batches(
         pixels = torch.cat([first, pixels]).unique()
     if cache is not None or not kernel.has_rays(panel):
         pixels = numbered_pixels(model, pixels)
-    if kernel.abc.is_cpu:  # something for each thread
-        each = -(-len(pixels) // torch.get_num_threads())
-        at_once = min(at_once, max(each, SPARSE_PIXELS_LEAST))
     return pixels.split(at_once), cache, everything - len(pixels)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanobragg_plugin.kernels import channels, lattice_sum, reach
+from nanobragg_plugin.kernels import ahead, channels, lattice_sum, reach
 
 CONTRACT = "cpp.enable_floating_point_contract_flag"
 OPTIONS = {
@@ -77,17 +77,36 @@ class Compiled:
             return None
 
     def _compiled(self, device: torch.device) -> Callable[..., Any]:
-        import torch._dynamo  # takes a second
-
         tensors = self.example(device)
         expected = self.function(*tensors)
+        if device.type == "cpu":
+            with contextlib.suppress(Exception):  # what torch.compile cannot do either, it says
+                return self._checked(self._ahead(tensors, expected), tensors, expected)
+        return self._checked(self._in_process(device, tensors), tensors, expected)
+
+    def _ahead(self, tensors: Sequence[Tensor], expected: Any) -> Callable[..., Any]:
+        single = isinstance(expected, Tensor)
+        return ahead.load(self.function, tensors, self.dynamic, _options, single)
+
+    def _in_process(self, device: torch.device, tensors: Sequence[Tensor]) -> Callable[..., Any]:
+        import torch._dynamo  # takes a second
+
         for number, dimensions in self.dynamic.items():
             for dimension in dimensions:
                 torch._dynamo.mark_dynamic(tensors[number], dimension)
         # torch counts, and limits, what it compiles of one code: a device has its own
         function = own_code(self.function, f"{self.function.__name__}_{device.type}")
-        run = torch.compile(function, options=_options(device))
-        if not all(map(_alike, _tuple(run(*tensors)), _tuple(expected))):
+        more = OPTIONS_CPU if device.type == "cpu" else {}
+        return torch.compile(function, options=_options(**more))
+
+    @staticmethod
+    def _checked(
+        run: Callable[..., Any], tensors: Sequence[Tensor], expected: Any
+    ) -> Callable[..., Any]:
+        """A function, if it gives what is expected of tensors."""
+        found = run(*tensors)
+        kinds = type(found) is type(expected)
+        if not (kinds and all(map(_alike, _tuple(found), _tuple(expected)))):
             raise RuntimeError("compiled code gives other results")
         return run
 
@@ -112,12 +131,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _options(device: torch.device) -> dict[str, Any]:
-    """Those for a device that this torch knows; torch 2.5 has True for "fast"."""
+def _options(**more: Any) -> dict[str, Any]:
+    """Those that this torch knows; torch 2.5 has True for "fast"."""
     import torch._inductor.config as inductor
 
     known = inductor.get_config_copy()
-    options = {**OPTIONS, **(OPTIONS_CPU if device.type == "cpu" else {})}
+    options = {**OPTIONS, **more}
     if isinstance(known.get(CONTRACT), bool):
         options[CONTRACT] = options[CONTRACT] == "fast"
     return {name: value for name, value in options.items() if name in known}

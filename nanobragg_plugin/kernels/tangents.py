@@ -84,12 +84,16 @@ class _Forward:
             made, *placed = blocks.rows(self.lattice, some, terms, given.everything, placed_too)
             if number == 0 or of_terms is not some_blocks[number - 1][0]:
                 matrix, scale = self._matrix(made, of_terms, terms, centre)
+                width = len(matrix) // given.count
+                some_rows = matrix.any(1).nonzero()[:, 0]  # a third or more are nothing but zeros
+                matrix = matrix[some_rows]
                 slope = blocks.Slope(terms, made.dtype) if self.with_slope else None
-            along = (matrix @ made.flatten(0, 1)).unflatten(0, (given.count, -1))
             away = torch.cat([some.new_ones(1, some.shape[1]), some - centre[:, None]])
+            along = some.new_zeros(given.count, width, some.shape[1])
+            along.view(-1, some.shape[1])[some_rows] = (matrix @ made.flatten(0, 1)).to(along)
             parts = [
                 (made[VALUE] * terms.weight[:, None]).sum(0, dtype=some.dtype)[None],
-                (along * away[: along.shape[1]]).sum(1) * scale,
+                (along * away[:width]).sum(1) * scale,
             ]
             if placed_too:
                 place, f_latt_sqr = placed
