@@ -23,7 +23,7 @@ import torch
 from sparse_models import Case, build, images
 
 from nanobragg_plugin import simulate
-from nanobragg_plugin.kernels import batches, compiled, reach, sparse, summing
+from nanobragg_plugin.kernels import ahead, batches, compiled, reach, sparse, summing
 from nanobragg_plugin.kernels import choice as kernel_choice
 from nanobragg_plugin.kernels.dense import Kernel
 from nanobragg_plugin.kernels.lattice_sum import lattice_sum
@@ -79,6 +79,8 @@ def test_nothing_is_compiled_twice(kernel, ready):
     The first test, before the others could have had something compiled."""
     import torch._dynamo.utils as dynamo
 
+    made = compiled.lattice_sum_of("square", torch.float64, torch.float32)
+    assert isinstance(made.on(torch.device("cpu")), ahead.Loaded)
     one = {"phi": 1, "domains": 1, "sources": 1, "image_size": (5, 1)}
     cases = (
         {},
@@ -332,6 +334,7 @@ def test_what_fails_is_said_once(name, broken, why, monkeypatch, fresh):
     """And the image is the eager one."""
     model = mixed()
     expected = images(model, kernel="sparse", tolerance=1e-2)
+    monkeypatch.setattr(ahead, "load", raising)
     monkeypatch.setattr(torch, name, broken)
     with pytest.warns(RuntimeWarning, match=f"torch.compile does not work here.*{why}") as said:
         found = images(model, kernel="sparse", tolerance=1e-2, compile="always")
@@ -339,6 +342,39 @@ def test_what_fails_is_said_once(name, broken, why, monkeypatch, fresh):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images(mixed("gauss"), kernel="dense", compile="always")
+
+
+@pytest.mark.parametrize("load", (raising, lambda function, *_: wrong(function)))
+def test_what_cannot_be_made_ahead_is_compiled_in_the_process(load, monkeypatch, fresh):
+    """Without a word: torch.compile does as well, if later."""
+    model, asked = mixed(), []
+
+    def compiles(function, **options):
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(ahead, "load", load)
+    monkeypatch.setattr(torch, "compile", compiles)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = images(model, kernel="dense", compile="always")
+    torch.testing.assert_close(found, images(model, kernel="dense"), rtol=1e-6, atol=0)
+    assert len(asked) == 1 and asked[0]["options"]["cpp_wrapper"]
+
+
+def test_in_the_process(monkeypatch, ready):
+    """What torch.compile makes, where nothing could be made ahead, is the function too."""
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum(0)
+
+    cpu = torch.device("cpu")
+    made = compiled.Compiled(scaled, lambda device: [torch.rand(3, 9, device=device)], {0: (1,)})
+    monkeypatch.setattr(ahead, "load", raising)
+    assert made.want(cpu) and not isinstance(made.on(cpu), ahead.Loaded)
+    x = s1_of(30)
+    with torch.no_grad(), compiled.one_thread():
+        torch.testing.assert_close(made.on(cpu)(x.float()), scaled(x.float()))
 
 
 SCRIPT = """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import getpass
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -35,6 +36,8 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 #: Calls of a library that may run side by side, for each core.
 CALLS = 2
 
+logger = logging.getLogger("dials.nanobragg_plugin.kernels.ahead")
+
 Function = Callable[..., Any]
 #: Dimensions that may have any size of two and more, by the number of the argument.
 Dynamic = dict[int, tuple[int, ...]]
@@ -52,13 +55,10 @@ def load(
     torch and its compilers do."""
     path = _folder() / f"{function.__name__}-{_key(examples)}.so"
     with FileLock(path.with_suffix(".lock")):  # another process may be at it
-        if not path.exists():
+        if not _is_whole(path):  # a part of a library, loaded, would end the process
+            logger.info("Compiling %s for this machine: 20 to 60 s, once", function.__name__)
             _make(function, examples, dynamic, options(), path)
-        try:
-            return Loaded(path, examples, dynamic, single)
-        except OSError:  # damaged: the next process makes it anew
-            path.unlink()
-            raise
+        return Loaded(path, examples, dynamic, single)
 
 
 def _make(
@@ -85,8 +85,25 @@ def _make(
             program, package_path=str(Path(made) / "code.pt2"), inductor_configs=options
         )
         with zipfile.ZipFile(package) as parts:
-            (library,) = (name for name in parts.namelist() if name.endswith(".so"))
-            os.replace(parts.extract(library, made), path)
+            (name,) = (name for name in parts.namelist() if name.endswith(".so"))
+            library = parts.read(name)
+        whole = Path(made, "library.so")
+        whole.write_bytes(library + _digest(library))  # loaders do not look beyond the end
+        os.replace(whole, path)
+
+
+def _digest(code: bytes) -> bytes:
+    return hashlib.sha256(code).digest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is there, as it was written."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    size = hashlib.sha256().digest_size
+    return _digest(found[:-size]) == found[-size:]
 
 
 def _folder() -> Path:
@@ -126,15 +143,19 @@ def _processor() -> str:
 
 @cache
 def _sources() -> list[str]:
-    """Digests of the code that may be compiled: of all modules of this package that `compiled`
-    makes use of, itself or by others."""
+    """Digests of the code that may be compiled."""
+    return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _files())
+
+
+def _files() -> set[str]:
+    """Of all modules of this package that `compiled` makes use of, itself or by others."""
     waiting, files = [sys.modules[f"{PACKAGE}.kernels.compiled"]], set()
     while waiting:
         module = waiting.pop()
         if module.__file__ not in files:
             files.add(module.__file__)
             waiting += _used(module)
-    return sorted(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files)
+    return files
 
 
 def _used(module: ModuleType) -> list[ModuleType]:

@@ -2,9 +2,9 @@
 
 Compiled code runs in one thread: callers share out batches among threads, each of which must
 have one thread within torch (torch compiles again for another number). Shapes are dynamic, so
-that a function is compiled once for all sizes; torch keeps what it has compiled on disk
-(TORCHINDUCTOR_CACHE_DIR), so that it takes some 20 seconds once on a machine and some 2 in each
-process after that.
+that a function is compiled once for all sizes. What is compiled is kept on disk
+(TORCHINDUCTOR_CACHE_DIR): on a CPU (`ahead`) it takes some 20 seconds once on a machine and
+milliseconds in each process after that; elsewhere torch.compile takes some 2 seconds in each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -36,8 +36,12 @@ OPTIONS = {
     "realize_reads_threshold": 1_000_000,
     "realize_acc_reads_threshold": 1_000_000,
 }
-#: The same, of CPUs: only code called from C++ lets other threads of Python run meanwhile.
+#: The same, of torch.compile on CPUs: only code called from C++ lets other threads of Python run
+#: meanwhile.
 OPTIONS_CPU = {"cpp_wrapper": True}
+#: More of them for slopes on CPUs, by the shape: what they use again stays a value, which takes a
+#: third of the time to compile and runs as fast (other shapes' would run slower; measured).
+SLOPES_CPU = {"gauss": {"realize_opcount_threshold": 100}}
 
 _LOCK = threading.Lock()
 _warned = False
@@ -48,12 +52,13 @@ class Compiled:
     """A function of tensors, run as it is until `want` has compiled it.
 
     example: small arguments on a device; dynamic: the dimensions that may have any size of two
-    and more, {number of the argument: dimensions}.
+    and more, {number of the argument: dimensions}; on_cpu: more options of the compiler.
     """
 
     function: Callable[..., Any]
     example: Callable[[torch.device], Sequence[Tensor]]
     dynamic: dict[int, tuple[int, ...]]
+    on_cpu: dict[str, Any] = field(default_factory=dict)
     ready: dict[str, Callable[..., Any] | None] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> Callable[..., Any] | None:
@@ -86,7 +91,8 @@ class Compiled:
 
     def _ahead(self, tensors: Sequence[Tensor], expected: Any) -> Callable[..., Any]:
         single = isinstance(expected, Tensor)
-        return ahead.load(self.function, tensors, self.dynamic, _options, single)
+        options = partial(_options, **self.on_cpu)
+        return ahead.load(self.function, tensors, self.dynamic, options, single)
 
     def _in_process(self, device: torch.device, tensors: Sequence[Tensor]) -> Callable[..., Any]:
         import torch._dynamo  # takes a second
@@ -96,7 +102,7 @@ class Compiled:
                 torch._dynamo.mark_dynamic(tensors[number], dimension)
         # torch counts, and limits, what it compiles of one code: a device has its own
         function = own_code(self.function, f"{self.function.__name__}_{device.type}")
-        more = OPTIONS_CPU if device.type == "cpu" else {}
+        more = {**OPTIONS_CPU, **self.on_cpu} if device.type == "cpu" else {}
         return torch.compile(function, options=_options(**more))
 
     @staticmethod
@@ -195,7 +201,8 @@ def channels_of(
         ]
 
     name = f"channels_{xtal_shape}_{everything}_{placed}"
-    return Compiled(own_code(run, name), example, {0: (1,), 1: (0,), 2: (0,)})
+    more = SLOPES_CPU.get(xtal_shape, {})
+    return Compiled(own_code(run, name), example, {0: (1,), 1: (0,), 2: (0,)}, more)
 
 
 def exceeds(
