@@ -7,7 +7,7 @@ a scan-varying model, or 1 of a static one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -261,17 +261,22 @@ def tensors_of(*things: Any) -> Iterator[Tensor]:
             yield from tensors_of(*vars(thing).values())
 
 
+def changed_tensors(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same dataclasses and tuples of tensors that are changed, each by itself."""
+    if isinstance(thing, Tensor):
+        return change(thing)
+    if isinstance(thing, tuple):
+        return tuple(changed_tensors(one, change) for one in thing)
+    if is_dataclass(thing):
+        parts = {field.name: getattr(thing, field.name) for field in fields(thing)}
+        return replace(thing, **{name: changed_tensors(parts[name], change) for name in parts})
+    return thing
+
+
 def on_device(thing: Any, device: Any) -> Any:
     """The same dataclasses and tuples, their tensors where `Tensor.to` takes them; gradients go
     through."""
-    if isinstance(thing, Tensor):
-        return thing.to(device)
-    if isinstance(thing, tuple):
-        return tuple(on_device(one, device) for one in thing)
-    if is_dataclass(thing):
-        names = [field.name for field in fields(thing)]
-        return replace(thing, **{name: on_device(getattr(thing, name), device) for name in names})
-    return thing
+    return changed_tensors(thing, lambda tensor: tensor.to(device))
 
 
 def with_mask(panel: Panel, mask: Tensor | None) -> Panel:
