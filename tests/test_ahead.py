@@ -52,7 +52,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("there is no C++ compiler")
     with pytest.MonkeyPatch.context() as patch:
         base = tmp_path_factory.mktemp("compiled")
-        base.chmod(0o700)
         patch.setenv(ahead.CACHE, str(base))
         yield base / ahead.PACKAGE
 
@@ -153,7 +152,6 @@ def test_a_damaged_file_is_made_anew(damage, folder, tmp_path, monkeypatch):
     run = loaded()
     (path,) = (one for one in libraries(folder) if one.name.startswith("mixture"))
     whole = path.read_bytes()
-    tmp_path.chmod(0o700)
     monkeypatch.setenv(ahead.CACHE, str(tmp_path))  # what is loaded stays loaded
     path = tmp_path / ahead.PACKAGE / path.name
     path.parent.mkdir(mode=0o700)
@@ -199,14 +197,22 @@ MODULES = (
 def test_a_folder_of_others_is_not_used(mode, tmp_path, monkeypatch):
     """They could put code there that would be run."""
     monkeypatch.setenv(ahead.CACHE, str(tmp_path))
-    tmp_path.chmod(mode)
+    folder = tmp_path / ahead.PACKAGE
+    folder.mkdir()
+    folder.chmod(mode)
     with pytest.raises(PermissionError, match="others can write"):
         loaded()
 
 
+def test_a_folder_in_one_of_a_group_is_used(tmp_path, monkeypatch):
+    """As umask 002 makes them, which is usual where each user is a group."""
+    tmp_path.chmod(0o775)
+    monkeypatch.setenv(ahead.CACHE, str(tmp_path / "torch"))
+    assert ahead._folder().stat().st_mode & 0o777 == 0o700
+
+
 def test_two_processes_make_it_once(tmp_path):
     """Side by side they wait for each other."""
-    tmp_path.chmod(0o700)
     script = (
         "import test_ahead as t, nanobragg_plugin.kernels.ahead as a; make = a._make\n"
         "def count(*given): print('made'); make(*given)\n"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -187,8 +189,9 @@ def test_hats_add_up() -> None:
 
 
 def test_page(still: Path) -> None:
-    """One file, well-formed, nothing from elsewhere, both pictures in it."""
-    refine("start.expt", "start.refl", "refine.parameters=orientation+scale", *TRUE)
+    """One file, well-formed, nothing from elsewhere, both pictures in it; how it was made."""
+    given = "start.expt", "start.refl", "refine.parameters=orientation+scale", *TRUE
+    refine(*given)
     text = Path("refined.html").read_text()
     root = ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
     images = [one.get("src") for one in root.iter("img")]
@@ -196,6 +199,11 @@ def test_page(still: Path) -> None:
     assert "http" not in text.replace("http://www.w3.org", "")
     cells = [cell.text for cell in root.iter("td")]
     assert "rotation_x" in cells and "It converged." in text
+    content = json.loads(Path("refined.json").read_text())
+    assert content["arguments"] == list(given)
+    assert re.fullmatch(r"nanobragg.refine \d+\.\d+\S*, torch \d+\.\d+\S*", content["program"])
+    (said,) = (one.text for one in root.iter("p") if one.text.startswith(content["program"]))
+    assert shlex.split(said.partition(": ")[2]) == list(given)
 
 
 def test_nan_in_data(tmp_cwd: Path) -> None:

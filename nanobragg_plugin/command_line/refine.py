@@ -83,7 +83,8 @@ def _run(args: list[str]) -> None:
     files = Files.of(params.output, several.numbers_of(params.experiment, len(listed)))
     files.check(params.output, [name, *tables])
     log.config(verbosity=options.verbose, logfile=params.output.log)
-    logger.info("nanobragg.refine %s, torch %s", nanobragg_plugin.__version__, torch.__version__)
+    program = f"nanobragg.refine {nanobragg_plugin.__version__}, torch {torch.__version__}"
+    logger.info("%s", program)
     if diff_phil:
         logger.info("The following parameters have been modified:\n\n%s", diff_phil)
     if params.compute.nthreads is not Auto:
@@ -97,11 +98,12 @@ def _run(args: list[str]) -> None:
         made = several.whole(params, source, table, name, bar.update)
     for one in made.problems:
         logger.info("\nExperiment %d\n%s", one.number, "\n".join(one.notes))
-    refine(params, made, table, files)
+    refine(params, made, table, files, {"program": program, "arguments": args})
 
 
-def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
-    """Refine, and write what was found; `Sorry` afterwards where that is not what was asked for."""
+def refine(params: Any, made: Whole, table: Any, files: Files, about: dict[str, Any]) -> None:
+    """Refine, and write what was found; `Sorry` afterwards where that is not what was asked for.
+    about: what is said of the run in the JSON and on the page."""
 
     def step(stage: Any, iteration: int, normal: Any, damping: float) -> None:
         if iteration == 0:
@@ -114,7 +116,7 @@ def refine(params: Any, made: Whole, table: Any, files: Files) -> None:
     ran = schedule.run(made.target, made.built, made.stages, asked, step, made.spots)
     target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
-    content = report.figures(target, found, known)
+    content = {**about, **report.figures(target, found, known)}
     content["stages"] = [{"stage": str(s), "losses": list(losses)} for s, losses in ran.stages]
     content["along_scan"] = along_scans(
         target, found, known, [one.first_index + 1 for one in made.problems]

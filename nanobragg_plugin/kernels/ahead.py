@@ -113,12 +113,10 @@ def _folder() -> Path:
         user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
         base = os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
     folder = Path(base, PACKAGE)
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    for one in (folder, folder.parent):
-        found = one.stat()
-        if found.st_uid not in (os.getuid(), 0) or found.st_mode & 0o022:
-            raise PermissionError(f"others can write to {one}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"others can write to {folder}")
     return folder
 
 

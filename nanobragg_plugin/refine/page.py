@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from nanobragg_plugin.compare import html
@@ -30,7 +31,8 @@ def page(content: dict[str, Any], pictures: list[bytes]) -> str:
     images = content["images"]
     about = [
         f"{content['pixels']} pixels of {images} image{'s' if images > 1 else ''}; chi² per degree "
-        f"of freedom {content['chi_sqr_per_degree_of_freedom']:.4f}. {end}"
+        f"of freedom {content['chi_sqr_per_degree_of_freedom']:.4f}. {end}",
+        f"{content['program']}: {shlex.join(content['arguments'])}",
     ]
     sections = [_parameters(content)]
     for (title, caption), picture in zip(CAPTIONS, pictures):
