@@ -93,6 +93,8 @@ def test_other_strides():
         (of_size(1)[0], of_size(1)[1]),
         (of_size(9)[0][None], of_size(9)[1]),
         (of_size(9)[0],),
+        (of_size(9)[0], of_size(8)[1]),
+        tuple(one.to("meta") for one in of_size(9)),
     ),
 )
 def test_what_it_was_not_made_for(wrong):

@@ -168,15 +168,16 @@ def _used(module: ModuleType) -> list[ModuleType]:
 
 class Loaded:
     """The function of a library. Arguments as its examples, but for the sizes of dynamic
-    dimensions; ValueError if they are not."""
+    dimensions, of which those that are equal in the examples are equal; ValueError if they are
+    not."""
 
     def __init__(
         self, path: Path, examples: Sequence[Tensor], dynamic: Dynamic, single: bool
     ) -> None:
         """OSError where the file is no library for this machine and torch."""
-        self._single = single
-        self._kinds = [_kind(tensor, dynamic.get(i, ())) for i, tensor in enumerate(examples)]
-        self._dynamic, self._library = dynamic, ctypes.CDLL(str(path))
+        self._single, self._dynamic = single, dynamic
+        self._examples = [(tensor.dtype, tensor.shape) for tensor in examples]
+        self._library = ctypes.CDLL(str(path))
         self._model = ctypes.c_void_p()
         calls = ctypes.c_size_t(CALLS * (os.cpu_count() or 1))
         self._call("CreateWithDevice", ctypes.byref(self._model), calls, b"cpu", None)
@@ -194,9 +195,9 @@ class Loaded:
 
     def __call__(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
         tensors = [tensor.contiguous() for tensor in tensors]
-        kinds = [_kind(one, self._dynamic.get(i, ())) for i, one in enumerate(tensors)]
-        if kinds != self._kinds:
-            raise ValueError(f"compiled for tensors {self._kinds}, not for {kinds}")
+        if not self._fits(tensors):
+            given = [(tensor.dtype, tensor.shape, tensor.device) for tensor in tensors]
+            raise ValueError(f"compiled for tensors like {self._examples}, not for {given}")
         # each side hands over what it has made: the library frees the inputs, torch the outputs
         inputs = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)
         given = (ctypes.c_void_p * len(inputs))(*(_address(one, None) for one in inputs))
@@ -206,11 +207,22 @@ class Loaded:
         made = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(list(map(_capsule, found)))
         return made[0] if self._single else tuple(made)
 
-
-def _kind(tensor: Tensor, dynamic: Sequence[int]) -> tuple[torch.dtype, tuple[int | None, ...]]:
-    """What a library relies on; None: of any size from two."""
-    sizes = enumerate(tensor.shape)
-    return tensor.dtype, tuple(None if i in dynamic and n > 1 else n for i, n in sizes)
+    def _fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are tensors that the library may be given."""
+        sizes: dict[int, int] = {}
+        if len(tensors) != len(self._examples):
+            return False
+        for number, (tensor, (dtype, shape)) in enumerate(zip(tensors, self._examples)):
+            if tensor.dtype != dtype or tensor.dim() != len(shape) or not tensor.is_cpu:
+                return False
+            dynamic = self._dynamic.get(number, ())
+            for dimension, (size, example) in enumerate(zip(tensor.shape, shape)):
+                if dimension not in dynamic:
+                    if size != example:
+                        return False
+                elif size < 2 or sizes.setdefault(example, size) != size:
+                    return False
+        return True
 
 
 _address = ctypes.pythonapi.PyCapsule_GetPointer
