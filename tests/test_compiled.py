@@ -80,7 +80,8 @@ def test_nothing_is_compiled_twice(kernel, ready):
     import torch._dynamo.utils as dynamo
 
     made = compiled.lattice_sum_of("square", torch.float64, torch.float32)
-    assert isinstance(made.on(torch.device("cpu")), ahead.Loaded)
+    ahead_of_time = hasattr(torch.export.Dim, "DYNAMIC")  # torch 2.6 and later
+    assert isinstance(made.on(torch.device("cpu")), ahead.Loaded) == ahead_of_time
     one = {"phi": 1, "domains": 1, "sources": 1, "image_size": (5, 1)}
     cases = (
         {},

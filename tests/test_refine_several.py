@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx
@@ -64,6 +69,27 @@ def stills(made, tmp_cwd) -> Path:
 
 def rows_of(name: str = "refined.json") -> dict[str, dict]:
     return {row["name"]: row for row in json.loads(Path(name).read_text())["parameters"]}
+
+
+def test_a_terminal_sees_images_pass(stills: Path) -> None:
+    """Steps of much data take minutes: images are counted below the lines of the log."""
+    args = "start.expt", "start.refl", *TRUE, "refine.parameters=orientation+scale"
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "nanobragg_plugin.command_line.refine", *args]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # its end has been closed
+            while part := os.read(ours, 1 << 16):
+                said += part
+    os.close(ours)
+    assert process.returncode == 0, said
+    lines = re.split(r"[\r\n]+", said.decode())
+    counts = [int(found[1]) for line in lines if (found := re.match(r"(\d+)image ", line))]
+    # the images read, then those simulated, each step of all
+    assert STILLS in counts and counts[-1] > STILLS and counts[-1] % STILLS == 0
+    steps = [line for line in lines if "chi^2 a pixel" in line]
+    assert steps and all(re.match(r" +\d+   loss \d", line) for line in steps)
 
 
 def test_stills_share_a_detector(stills: Path) -> None:

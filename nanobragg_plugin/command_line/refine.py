@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import nanobragg_plugin  # noqa: F401  isort: skip  before dxtbx: torch keeps its threads
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from dials.util import Sorry, log, show_mail_handle_errors, tabulate
 from libtbx import Auto
 from libtbx.phil import parse
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nanobragg_plugin import phil as phil_files
 from nanobragg_plugin.adapters import compared_files, geometry_phil, load, shoeboxes
@@ -94,7 +97,7 @@ def _run(args: list[str]) -> None:
     table = compared_files.read_reflections(tables[0])
     if doubt := shoeboxes.doubt(table, source):
         logger.warning("%s", doubt)
-    with tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with _bar() as bar:
         made = several.whole(params, source, table, name, bar.update)
     for one in made.problems:
         logger.info("\nExperiment %d\n%s", one.number, "\n".join(one.notes))
@@ -113,7 +116,9 @@ def refine(params: Any, made: Whole, table: Any, files: Files, about: dict[str, 
         logger.info("  %3d   loss %.8g   chi^2 a pixel %.5g   damping %.0e", *words)
 
     asked = schedule.asked_of(params.refine)
-    ran = schedule.run(made.target, made.built, made.stages, asked, step, made.spots)
+    with _bar() as bar:  # steps of much data take minutes
+        target = made.target.watched(bar.update)
+        ran = schedule.run(target, made.built, made.stages, asked, step, made.spots)
     target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
     content = {**about, **report.figures(target, found, known)}
@@ -137,6 +142,17 @@ def refine(params: Any, made: Whole, table: Any, files: Files, about: dict[str, 
     undetermined = report.spoken(known, target.amplitudes)
     if undetermined:
         raise Sorry(report.undetermined(undetermined))
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[tqdm]:
+    """Counts images on a terminal, below the lines of the log."""
+    with tqdm(unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
+        with contextlib.ExitStack() as stack:
+            if not bar.disable:
+                loggers = [logging.getLogger(one) for one in ("dials", "dxtbx", "py.warnings")]
+                stack.enter_context(logging_redirect_tqdm(loggers))
+            yield bar
 
 
 def _print(content: dict) -> None:

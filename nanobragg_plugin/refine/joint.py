@@ -6,6 +6,7 @@ its own target, whose normal equations, backgrounds eliminated, add up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -52,6 +53,12 @@ class Joint:
             own = {"image_scales": self.image_scales, "image_b": self.image_b}
             found.append(replace(target, free=mine, **own))
         return tuple(found)
+
+    def watched(self, progress: Callable[[], object]) -> Joint:
+        """The same, with what is called after each image that is simulated."""
+        return replace(
+            self, targets=tuple(replace(target, progress=progress) for target in self.targets)
+        )
 
     @property
     def terms(self) -> int:

@@ -39,7 +39,7 @@ BACKGROUNDS = {"none": 0, "constant": 1, "plane": 3, "image": KNOTS, "global": K
 class Target:
     """A model against data. free: names of the parameters that are; image_scales, image_b: whether
     each image has a scale or a B of its own; background: one of BACKGROUNDS; choices: of kernels,
-    kept from image to image."""
+    kept from image to image; progress: called after each image that is simulated."""
 
     model: Model
     data: Data
@@ -50,6 +50,7 @@ class Target:
     image_scales: bool = False
     image_b: bool = False
     choices: dict[str, Choice] = field(default_factory=dict, compare=False)
+    progress: Callable[[], object] | None = field(default=None, compare=False)
 
     @property
     def terms(self) -> int:
@@ -124,6 +125,12 @@ class Target:
 
     def _at(self, near: Linear, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
         """Of a picture photons [n], columns [k, n] by free parameters, and which [k] these are."""
+        found = self._made(near, picture)
+        if self.progress is not None:
+            self.progress()
+        return found
+
+    def _made(self, near: Linear, picture: Picture) -> tuple[Tensor, Tensor, Tensor]:
         own, which, mix = near.seen_by(picture.exposure)
 
         def make(free: Tensor) -> Models:
