@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,28 @@ def test_signals(still: Path, monkeypatch, capsys, request, number: int, method:
     assert len(load("refined.expt")) == 1 and Path("refined.html").exists()
     (line,) = [one for one in capsys.readouterr().out.splitlines() if "it was stopped" in one]
     assert line.endswith(f"it was stopped, {words}; the best so far is written")
+
+
+def test_what_a_stop_left_out(still: Path, monkeypatch, capsys) -> None:
+    """Parameters of stages that were not reached are not called held, nor those that are held
+    called so."""
+    each = "stage { parameters = orientation scale } stage { parameters = cell mosaic }"
+    Path("stages.phil").write_text(f"refine {{ {each} }}")
+
+    def interrupted(*args: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minimise, "_tried", interrupted)
+    given = "refine.blur=1", "refine.positions=False", "output.pictures=False", "stages.phil"
+    with pytest.raises(SystemExit):
+        refine("start.expt", "start.refl", *START, *given)
+    rows = {row["name"]: row for row in json.loads(Path("refined.json").read_text())["parameters"]}
+    left = {name for name, row in rows.items() if not row.get("reached", True)}
+    cell = {"a", "b", "c", "alpha", "beta", "gamma"} & set(rows)
+    assert cell and left == {*cell, "mosaic_spread"}
+    said = capsys.readouterr().out
+    assert re.search(r"mosaic_spread .* not reached", said)
+    assert re.search(r"Ncells_a .* held", said)
 
 
 def off_by(degrees: float) -> str:

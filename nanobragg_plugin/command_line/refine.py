@@ -121,7 +121,7 @@ def refine(params: Any, made: Whole, table: Any, files: Files, about: dict[str, 
         ran = schedule.run(target, made.built, made.stages, asked, step, made.spots)
     target, found = ran.target, ran.found
     known = report.found_sigmas(target, found)
-    content = {**about, **report.figures(target, found, known)}
+    content = {**about, **report.figures(target, found, known, ran.left)}
     content["stages"] = [{"stage": str(s), "losses": list(losses)} for s, losses in ran.stages]
     content["along_scan"] = along_scans(
         target, found, known, [one.first_index + 1 for one in made.problems]

@@ -36,8 +36,10 @@ def found_sigmas(target: Joint, found: Found) -> Sigmas:
     return sigmas(target, found.state, found.normal.arrow()[0])
 
 
-def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
-    """All figures, as JSON has them; a sigma of None: undetermined."""
+def figures(
+    target: Joint, found: Found, known: Sigmas, left: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """All figures, as JSON has them; a sigma of None: undetermined; left: see `schedule.Ran`."""
     parameters = target.model.parameters
     values = parameters.outer(found.state.inner)
     at = dict(zip(known.names, range(len(known.names))))
@@ -52,6 +54,7 @@ def figures(target: Joint, found: Found, known: Sigmas) -> dict[str, Any]:
                 "start": one.value,
                 "value": float(values[number]),
                 "refined": one.name in at,
+                "reached": one.name not in left,
                 "sigma": _finite(float(known.sigma[at[one.name]])) if one.name in at else None,
             }
         )
@@ -141,11 +144,15 @@ def _range(name: str, group: list[dict[str, Any]]) -> list[str]:
     known = [one["sigma"] for one in group if one["sigma"] is not None]
     digits = _digits(min(known)) if known else 5
     low, high = (f(one["value"] for one in group) for f in (min, max))
-    sigma = f"{min(known):.2g} to {max(known):.2g}" if known else "held"
+    sigma = f"{min(known):.2g} to {max(known):.2g}" if known else _as_given(group[0])
     lost = sum(one["refined"] and one["sigma"] is None for one in group)
     sigma = f"{lost} undetermined" if lost else sigma
     start, value = f"{group[0]['start']:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
     return [name, group[0]["unit"], start, value, sigma]
+
+
+def _as_given(one: dict[str, Any]) -> str:
+    return "held" if one.get("reached", True) else "not reached"
 
 
 def _single_rows(group: list[dict[str, Any]]) -> list[list[str]]:
@@ -153,7 +160,7 @@ def _single_rows(group: list[dict[str, Any]]) -> list[list[str]]:
     for one in group:
         # a start of the scale is found, and stages before the last may have had others
         same = math.isclose(one["value"], one["start"], rel_tol=1e-9, abs_tol=1e-12)
-        sigma = "held" if same else "set earlier"
+        sigma = _as_given(one) if same else "set earlier"
         if one["refined"]:
             sigma = "undetermined" if one["sigma"] is None else f"{one['sigma']:.2g}"
         digits = 5 if one["sigma"] is None else _digits(one["sigma"])

@@ -131,11 +131,13 @@ Report = Callable[[Stage, int, Any, float], None]
 
 @dataclass(frozen=True)
 class Ran:
-    """The last stage's target, what it found, and the losses of each stage."""
+    """The last stage's target, what it found, and the losses of each stage; left: names of the
+    parameters that it does not refine, and further ones would have."""
 
     target: Joint
     found: Found
     stages: tuple[tuple[Stage, tuple[float, ...]], ...]
+    left: frozenset[str] = frozenset()
 
 
 def run(
@@ -170,7 +172,8 @@ def run(
         ran.append((stage, found.losses))
         if found.stopped:
             break
-    return Ran(own, replace(found, state=state), tuple(ran))
+    left = {name for one in stages[len(ran) :] for name in _names(built, one)}
+    return Ran(own, replace(found, state=state), tuple(ran), frozenset(left - set(own.free)))
 
 
 def by_places(built: Built, stages: list[Stage], state: State, spots: tuple[Spots, ...]) -> State:
@@ -233,14 +236,18 @@ def chosen_method(method: str, target: Joint) -> str:
 
 def of_stage(target: Joint, built: Built, stage: Stage) -> Joint:
     """With the free parameters of a stage."""
-    kept = [kind for kind in stage.kinds if kind not in OF_IMAGES]
-    if stage.blur > 1:
-        kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
-    free = tuple(name for kind in kept for name in built.names[kind])
     if stage.coarse:
         target = replace(target, targets=tuple(map(sampled.coarse, target.targets)))
     own = {kind: kind in stage.kinds for kind in OF_IMAGES}
-    return replace(target, free=free, **own)
+    return replace(target, free=_names(built, stage), **own)
+
+
+def _names(built: Built, stage: Stage) -> tuple[str, ...]:
+    """Of a stage's parameters, but those of images."""
+    kept = [kind for kind in stage.kinds if kind not in OF_IMAGES]
+    if stage.blur > 1:
+        kept = [kind for kind in kept if kind not in ("domains", "mosaic")]
+    return tuple(name for kind in kept for name in built.names[kind])
 
 
 def varying(target: Joint, built: Built, state: State, stage: Stage) -> State:
