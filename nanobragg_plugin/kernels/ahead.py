@@ -10,6 +10,7 @@ unchecked: `Loaded` gives it none of another kind or layout than those it was ma
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import getpass
 import hashlib
 import logging
@@ -27,7 +28,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 PACKAGE = __name__.partition(".")[0]
@@ -54,7 +54,8 @@ def load(
     compiler, asked for only then; single: whether it gives a tensor, not a tuple. Raises whatever
     torch and its compilers do."""
     path = _folder() / f"{function.__name__}-{_key(examples)}.so"
-    with FileLock(path.with_suffix(".lock")):  # another process may be at it
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be at it
         if not _is_whole(path):  # a part of a library, loaded, would end the process
             logger.info("Compiling %s for this machine: 20 to 60 s, once", function.__name__)
             _make(function, examples, dynamic, options(), path)

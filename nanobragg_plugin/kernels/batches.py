@@ -53,7 +53,8 @@ def evaluated_batches(
 ) -> tuple[tuple[Pixels, ...], carryover.PhiCache | None, int]:
     """The pixels that are evaluated, in the batches in which they are; the phi cache that the
     first finds, None in `spec`; and how many pixels are left out because of the tolerance.
-    threads: that the batches are shared out to; None: torch's."""
+    threads: that the batches are shared out to; None: torch's, or, where gradients are wanted,
+    one, as sums depend on what is summed at a time."""
     model, options = kernel.experiment.panels[panel], kernel.options
     steps, domains = kernel.abc.shape[:2]
     cache, pixels, at_once = None, None, max(1, options.batch_steps // (steps * domains))
@@ -69,7 +70,8 @@ def evaluated_batches(
     count = everything if pixels is None else len(pixels)
     if kernel.abc.is_cpu and (kernel.compiled or kernel.bound is not None):
         # something for each thread
-        each = -(-count // (threads or torch.get_num_threads()))
+        threads = threads or (1 if kernel.varies else torch.get_num_threads())
+        each = -(-count // threads)
         at_once = min(at_once, max(1, each, SUMS_LEAST // kernel.sums_per_pixel))
     if pixels is None:
         if cache is None and model.mask is None and kernel.has_rays(panel):
