@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo import HERE, command, write_structure_factors
@@ -27,28 +28,44 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from scipy.spatial.transform import Rotation
 
 NCELLS, SPREAD = (12, 12, 24), 0.1
+
+
+def made(ncells: tuple[int, ...], spread: float) -> tuple[str, ...]:
+    """Parameters of data of such domains: how bright they are, and what is written."""
+    return (
+        *("crystal.size_mm=None", "crystal.spot_scale=1e8", "beam.flux=None"),
+        *("output.truth=True", "output.overwrite=True", "output.prefix=data"),
+        *_domains(ncells, spread),
+    )
+
+
+def refined(ncells: tuple[int, ...], spread: float) -> tuple[str, ...]:
+    """Parameters of a refinement from domains half as large again and twice the spread."""
+    return (
+        "refine.parameters=orientation+cell+domains+mosaic+scale+detector_shift+distance",
+        *("output.overwrite=True", "output.pictures=False"),
+        *_domains([1.5 * n for n in ncells], 2 * spread),
+    )
+
+
+def _domains(ncells: Sequence[float], spread: float) -> tuple[str, str]:
+    cells = ",".join(map(str, ncells))
+    return f"crystal.Ncells_abc={cells}", f"crystal.mosaic.spread_deg={spread}"
+
+
+#: Of data and model: 100 other domains have their mean 0.002 degrees and their spread 4 % off,
+#: which no number of photons would tell.
+SAMPLED = (
+    *("crystal.mosaic.domains=100", "crystal.mosaic.seed=17"),
+    *("sampling.oversample=2", "sampling.subpixels=moments", "sampling.phisteps=10"),
+)
 DATA = (
-    *(
-        "geometry.detector.panel.pixel_size=0.344,0.344",
-        "geometry.detector.panel.image_size=491,521",
-    ),
-    *("crystal.mosaic.domains=100", "crystal.mosaic.seed=17", "crystal.size_mm=None"),
-    *("crystal.spot_scale=1e8", "beam.flux=None", "beam.fluence=7.5e17", "sampling.oversample=2"),
-    *("sampling.subpixels=moments", "sampling.phisteps=10", "background.level=1"),
-    *("output.truth=True", "output.overwrite=True", "output.prefix=data"),
-    "crystal.Ncells_abc=" + ",".join(map(str, NCELLS)),
-    f"crystal.mosaic.spread_deg={SPREAD}",
+    "geometry.detector.panel.pixel_size=0.344,0.344",
+    "geometry.detector.panel.image_size=491,521",
+    *("beam.fluence=7.5e17", "background.level=1", *SAMPLED, *made(NCELLS, SPREAD)),
 )
-#: The detector is not tilted. Domains and samples are the data's: 100 others have their mean 0.002
-#: degrees and their spread 4 % off, which no number of photons would tell.
-MODEL = (
-    "crystal.Ncells_abc=" + ",".join(str(1.5 * n) for n in NCELLS),
-    f"crystal.mosaic.spread_deg={2 * SPREAD}",
-    *("crystal.mosaic.domains=100", "crystal.mosaic.seed=17", "sampling.phisteps=10"),
-    *("sampling.oversample=2", "sampling.subpixels=moments"),
-    "refine.parameters=orientation+cell+domains+mosaic+scale+detector_shift+distance",
-    *("output.overwrite=True", "output.pictures=False"),
-)
+#: The detector is not tilted.
+MODEL = *SAMPLED, *refined(NCELLS, SPREAD)
 #: name -> limit
 ASKED = {
     "misorientation, degrees": 0.001,

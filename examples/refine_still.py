@@ -19,23 +19,17 @@ import refine_accuracy
 from demo import HERE, command, write_structure_factors
 
 NCELLS, SPREAD = (9, 9, 18), 0.2
-DOMAINS = "crystal.mosaic.domains=300", "crystal.mosaic.seed=17"
-SAMPLED = "sampling.oversample=2", "sampling.subpixels=moments"
+#: Of data and model.
+SAMPLED = (
+    *("crystal.mosaic.domains=300", "crystal.mosaic.seed=17"),
+    *("sampling.oversample=2", "sampling.subpixels=moments"),
+)
 DATA = (
     *("geometry.goniometer.axis=None", "geometry.scan.image_range=None"),
-    *("geometry.scan.oscillation=None", "sampling.phisteps=Auto", "crystal.size_mm=None"),
-    *("crystal.spot_scale=1e8", "beam.flux=None", "beam.fluence=4e18", *DOMAINS, *SAMPLED),
-    *("output.truth=True", "output.overwrite=True", "output.prefix=data"),
-    "crystal.Ncells_abc=" + ",".join(map(str, NCELLS)),
-    f"crystal.mosaic.spread_deg={SPREAD}",
+    *("geometry.scan.oscillation=None", "sampling.phisteps=Auto", "beam.fluence=4e18"),
+    *(*SAMPLED, *refine_accuracy.made(NCELLS, SPREAD)),
 )
-MODEL = (
-    "crystal.Ncells_abc=" + ",".join(str(1.5 * n) for n in NCELLS),
-    f"crystal.mosaic.spread_deg={2 * SPREAD}",
-    *(*DOMAINS, *SAMPLED, "refine.shoeboxes.most=200"),
-    "refine.parameters=orientation+cell+domains+mosaic+scale+detector_shift+distance",
-    *("output.overwrite=True", "output.pictures=False"),
-)
+MODEL = *SAMPLED, "refine.shoeboxes.most=200", *refine_accuracy.refined(NCELLS, SPREAD)
 
 
 def main(folder: str = "refine_still", *extra: str) -> tuple[float, float]:

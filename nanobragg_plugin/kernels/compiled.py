@@ -4,7 +4,7 @@ Compiled code runs in one thread: callers share out batches among threads, each 
 have one thread within torch (torch compiles again for another number). Shapes are dynamic, so
 that a function is compiled once for all sizes. What is compiled is kept on disk
 (TORCHINDUCTOR_CACHE_DIR): on a CPU (`ahead`) it takes some 20 seconds once on a machine and
-milliseconds in each process after that; elsewhere torch.compile takes some 2 seconds in each.
+milliseconds in each process after that; elsewhere torch.compile takes seconds in each.
 """
 
 from __future__ import annotations

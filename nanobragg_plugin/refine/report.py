@@ -63,7 +63,7 @@ def figures(
     for name, value in zip(target.shared_names[len(target.free) :], values):
         unit, start = ("", 1.0) if name.startswith("scale") else ("A^2", 0.0)
         row = {"name": name, "unit": unit, "start": start, "value": value, "refined": True}
-        rows.append({**row, "sigma": _finite(float(known.sigma[at[name]]))})
+        rows.append({**row, "reached": True, "sigma": _finite(float(known.sigma[at[name]]))})
     freedom = target.degrees_of_freedom()
     return {
         "parameters": rows,
